@@ -1,0 +1,1 @@
+//! The product: objects, rules, store, events, recovery.

@@ -1,0 +1,9 @@
+//! The words of the system: what the engine speaks of, without any effect.
+//!
+//! No I/O, no async, no system calls. Values are parsed at the edge; in here they are valid.
+
+pub mod error;
+pub mod id;
+
+pub use error::ErrorKind;
+pub use id::{Digest, InvalidId, SandboxId};

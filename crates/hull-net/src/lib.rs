@@ -1,0 +1,1 @@
+//! Desired networks to kernel state.

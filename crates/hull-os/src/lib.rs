@@ -1,0 +1,18 @@
+//! Linux, made safe. Effects without policy: no Hull words, no decision that a caller may want
+//! to make otherwise.
+//!
+//! Every function takes what it needs as arguments (descriptors, not global state), returns
+//! `io::Result` or an error that names the step, and blocks at most as long as its caller says.
+
+pub mod capability;
+pub mod cgroup;
+pub mod durable;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod nft;
+pub mod process;
+pub mod pty;
+pub mod seccomp;
+pub mod socket;
+pub mod spawn;

@@ -1,0 +1,1 @@
+//! One running thing, seen from the daemon.

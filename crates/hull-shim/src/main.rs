@@ -1,0 +1,2 @@
+//! The small static program beside each sandbox.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `hull` program: daemon and command line.
+fn main() {}
