@@ -3,7 +3,11 @@
 //! No I/O, no async, no system calls. Values are parsed at the edge; in here they are valid.
 
 pub mod error;
+pub mod event;
 pub mod id;
+pub mod limits;
+pub mod spec;
+pub mod state;
 
 pub use error::ErrorKind;
 pub use id::{Digest, InvalidId, SandboxId};

@@ -1,0 +1,41 @@
+//! Every bound of the engine in one place, with its unit and what is seen there.
+
+/// Requests one container may have waiting. More means that the caller does not read replies;
+/// further ones are answered with `Unavailable`.
+pub const MAILBOX_LENGTH_MAX: usize = 256;
+/// Events that a slow subscriber may be behind before it is cut off.
+pub const EVENTS_BEHIND_MAX: usize = 4096;
+/// Events kept for `since`.
+pub const EVENTS_KEPT_MAX: usize = 1024;
+/// How long a shim may take from its start to its container's first instruction.
+pub const START_MS_MAX: u64 = 60_000;
+/// How long a shim may take to answer before it is reported as not answering.
+pub const SHIM_REPLY_MS_MAX: u64 = 10_000;
+/// Seconds between stop signal and SIGKILL where nobody said otherwise, as in Docker.
+pub const STOP_TIMEOUT_S: i64 = 10;
+/// First wait of the restart back-off; doubled at each restart.
+pub const RESTART_BACKOFF_MS: u64 = 100;
+/// Longest wait of the restart back-off.
+pub const RESTART_BACKOFF_MS_MAX: u64 = 60_000;
+/// A container that ran this long starts its back-off anew.
+pub const RESTART_BACKOFF_RESET_S: u64 = 10;
+/// Bytes of a request body that is held in memory.
+pub const REQUEST_BODY_BYTES_MAX: usize = 4 << 20;
+/// Containers on one host: bounds the records that are read at start-up.
+pub const CONTAINERS_MAX: usize = 100_000;
+/// Execs that one container remembers after they ended.
+pub const EXECS_ENDED_KEPT_MAX: usize = 256;
+/// Bytes of one log file before it is rotated, where nobody said otherwise.
+pub const LOG_FILE_BYTES_MAX: u64 = 100 << 20;
+/// Log files kept per container, where nobody said otherwise.
+pub const LOG_FILES_MAX: u32 = 3;
+/// Bytes of `/dev/shm` where nobody said otherwise, as in Docker.
+pub const SHM_BYTES: u64 = 64 << 20;
+/// Blocking jobs on the disk at the same time.
+pub const DISK_JOBS_MAX: usize = 4;
+/// Blocking jobs in the kernel (mounts, cgroups, links) at the same time.
+pub const KERNEL_JOBS_MAX: usize = 8;
+/// Jobs that may wait for a place; further ones are answered with `Unavailable`.
+pub const JOBS_WAITING_MAX: usize = 4096;
+/// Layers of one image: what overlay takes, less the upper directory.
+pub const LAYERS_MAX: usize = 500;
