@@ -1,0 +1,5 @@
+//! What a container's isolation consists of: the parts of a [`crate::Spec`] that have defaults.
+
+mod defaults;
+
+pub use defaults::{MASKED_PATHS, READONLY_PATHS, default_devices, default_mounts};
