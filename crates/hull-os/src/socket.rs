@@ -1,1 +1,297 @@
-//! To be written.
+//! Local sockets that keep messages apart and carry descriptors.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use crate::process::{check, own};
+
+/// Descriptors that one message may carry: the kernel's own bound.
+pub const DESCRIPTORS_MAX: usize = 253;
+const CONTROL_BYTES: usize = 1040;
+
+/// Buffer of ancillary data, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// A connected pair that keeps messages apart, close-on-exec.
+///
+/// # Errors
+/// What the kernel says.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    pair(libc::SOCK_SEQPACKET)
+}
+
+/// A connected pair of byte streams, close-on-exec.
+///
+/// # Errors
+/// What the kernel says.
+pub fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    pair(libc::SOCK_STREAM)
+}
+
+fn pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds: [RawFd; 2] = [-1; 2];
+    let kind = kind | libc::SOCK_CLOEXEC;
+    // SAFETY: the array is valid for writes.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }.into())?;
+    Ok((own(fds[0].into())?, own(fds[1].into())?))
+}
+
+/// Listens on `name` in a directory, however long the directory's path is.
+///
+/// # Errors
+/// `AddrInUse` when the name is taken.
+pub fn listen(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    /// Connections that may wait to be accepted.
+    const BACKLOG: i32 = 8;
+    let socket = message_socket(0)?;
+    let (address, length) = address(dir, name)?;
+    // SAFETY: the structure is valid for reads of the length.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) }.into())?;
+    // SAFETY: integers only.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }.into())?;
+    Ok(socket)
+}
+
+/// Connects to `name` in a directory.
+///
+/// # Errors
+/// `ConnectionRefused` when nobody listens any more, `WouldBlock` when too many wait.
+pub fn connect(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let socket = message_socket(libc::SOCK_NONBLOCK)?;
+    let (address, length) = address(dir, name)?;
+    let (fd, pointer) = (socket.as_raw_fd(), (&raw const address).cast());
+    // SAFETY: the structure is valid for reads of the length.
+    check(unsafe { libc::connect(fd, pointer, length) }.into())?;
+    Ok(socket)
+}
+
+/// Accepts a connection, nonblocking.
+///
+/// # Errors
+/// `WouldBlock` when nobody waits and the listener is nonblocking.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let none = std::ptr::null_mut();
+    // SAFETY: null pointers mean that the peer's address is not wanted.
+    own(unsafe { libc::accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags) }.into())
+}
+
+fn message_socket(flags: i32) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | flags;
+    // SAFETY: integers only.
+    own(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }.into())
+}
+
+/// An address holds 108 bytes; through `/proc/self/fd` the directory's own path does not count.
+fn address(dir: BorrowedFd<'_>, name: &str) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
+    let path = CString::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
+    // SAFETY: all-zero is a valid value of this structure of integers.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_bytes_with_nul();
+    if bytes.len() > address.sun_path.len() {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed() as libc::c_char;
+    }
+    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
+}
+
+/// Sends one message with descriptors. Never raises SIGPIPE.
+///
+/// # Errors
+/// `WouldBlock` when a nonblocking socket is full, `BrokenPipe` when the peer is gone.
+pub fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<usize> {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all-zero is a valid value of this structure.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if !descriptors.is_empty() {
+        if descriptors.len() > DESCRIPTORS_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let length = size_of_val(descriptors) as libc::c_uint;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: only computes.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(length) } as _;
+        // SAFETY: the control buffer has room for the header and DESCRIPTORS_MAX descriptors, and
+        // is aligned for the header.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(length) as _;
+            let data = libc::CMSG_DATA(header).cast::<RawFd>();
+            for (index, descriptor) in descriptors.iter().enumerate() {
+                data.add(index).write_unaligned(descriptor.as_raw_fd());
+            }
+        }
+    }
+    // SAFETY: all pointers in the header are valid for the call.
+    let result =
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes one message and the descriptors in it. 0 bytes: the peer has closed.
+///
+/// # Errors
+/// `WouldBlock` when there is none now; `InvalidData` when the message did not fit, whose
+/// descriptors are closed then.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = Control([0; CONTROL_BYTES]);
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all-zero is a valid value of this structure.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES as _;
+    // SAFETY: all pointers in the header are valid for the call.
+    let result =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let length = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
+    let descriptors = take_descriptors(&message);
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok((length, descriptors))
+}
+
+fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel wrote `msg_controllen` bytes of well-formed headers, whose data are
+    // descriptors that are ours from now on.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                let offset = data
+                    .cast::<u8>()
+                    .offset_from(header.cast::<u8>())
+                    .unsigned_abs();
+                let count = ((*header).cmsg_len as usize - offset) / size_of::<RawFd>();
+                for index in 0..count {
+                    descriptors.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    descriptors
+}
+
+/// Makes room for so many bytes of unread data, beyond the host's bound where we may.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let set = |option| {
+        // SAFETY: the value is valid for reads of its size.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        check(result.into())
+    };
+    set(libc::SO_SNDBUFFORCE)
+        .or_else(|_| set(libc::SO_SNDBUF))
+        .map(drop)
+}
+
+/// The process at the other end: of a pair, who made it; of a connection, who listens.
+///
+/// # Errors
+/// What the kernel says.
+pub fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: both pointers are valid for writes of the given size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    };
+    check(result.into())?;
+    Ok(peer.pid.unsigned_abs())
+}
+
+/// Tells the peer that nothing more is sent.
+pub fn close_writing(socket: BorrowedFd<'_>) {
+    // SAFETY: integers only. A failure means that the peer has gone already.
+    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_message_carries_its_descriptors() {
+        let (a, b) = message_pair().unwrap();
+        let (reader, writer) = crate::process::pipe().unwrap();
+        send(a.as_fd(), b"hello", &[writer.as_fd(), reader.as_fd()]).unwrap();
+        drop(writer);
+        let mut buffer = [0u8; 16];
+        let (length, mut fds) = receive(b.as_fd(), &mut buffer).unwrap();
+        assert_eq!((&buffer[..length], fds.len()), (&b"hello"[..], 2));
+        crate::process::write(fds.remove(0).as_fd(), b"x").unwrap();
+        assert_eq!(
+            crate::process::read(reader.as_fd(), &mut buffer).unwrap(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_message_that_does_not_fit_is_refused() {
+        let (a, b) = message_pair().unwrap();
+        send(a.as_fd(), b"too long", &[a.as_fd()]).unwrap();
+        let error = receive(b.as_fd(), &mut [0u8; 4]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_directory_with_a_long_path_can_hold_a_socket() {
+        let base = std::env::temp_dir().join(format!("hull-socket-{}", std::process::id()));
+        let long = base.join("d".repeat(200));
+        std::fs::create_dir_all(&long).unwrap();
+        let dir = std::fs::File::open(&long).unwrap();
+        let listener = listen(dir.as_fd(), "s").unwrap();
+        let client = connect(dir.as_fd(), "s").unwrap();
+        let server = accept(listener.as_fd()).unwrap();
+        send(client.as_fd(), b"x", &[]).unwrap();
+        assert_eq!(receive(server.as_fd(), &mut [0u8; 4]).unwrap().0, 1);
+        std::fs::remove_dir_all(base).unwrap();
+    }
+}
