@@ -1,1 +1,663 @@
-//! To be written.
+//! nf_tables over netlink: what one program wants, applied as one transaction.
+//!
+//! ```text
+//!   Transaction: add_table, add_chain, add_set, add_elements, add_rule(Rule), ...   pure bytes
+//!     v
+//!   Nftables::commit    all of it or nothing; packets see the old rules or the new ones
+//!   Nftables::chains / rules / elements    what there is, of every program on the host
+//! ```
+//!
+//! Rules carry a comment that `nft list ruleset` and `iptables -S` show, which is also how their
+//! owner finds them again.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::netlink::{
+    Answer, Batch, Message, NetlinkError, Socket, answer, attribute, attributes, be32, messages,
+    text,
+};
+
+mod expression;
+
+pub use expression::{Ends, Rule, Verdict};
+
+const SUBSYSTEM: u16 = 10;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+
+const NEW_TABLE: u16 = SUBSYSTEM << 8;
+const DELETE_TABLE: u16 = (SUBSYSTEM << 8) | 2;
+const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
+const GET_CHAIN: u16 = (SUBSYSTEM << 8) | 4;
+const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
+const GET_RULE: u16 = (SUBSYSTEM << 8) | 7;
+const DELETE_RULE: u16 = (SUBSYSTEM << 8) | 8;
+const NEW_SET: u16 = (SUBSYSTEM << 8) | 9;
+const NEW_ELEMENT: u16 = (SUBSYSTEM << 8) | 12;
+const GET_ELEMENT: u16 = (SUBSYSTEM << 8) | 13;
+const DELETE_ELEMENT: u16 = (SUBSYSTEM << 8) | 14;
+
+// Attributes; each kind of object counts its own from 1.
+const TABLE_NAME: u16 = 1;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_HANDLE: u16 = 2;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_HANDLE: u16 = 3;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_POSITION: u16 = 6;
+const RULE_USERDATA: u16 = 7;
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_BYTES: u16 = 5;
+const SET_DATA_TYPE: u16 = 6;
+const SET_DATA_BYTES: u16 = 7;
+const SET_ID: u16 = 10;
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const LIST_ITEM: u16 = 1;
+
+const SET_FLAG_MAP: u32 = 8;
+const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
+/// Type of a comment in the user data of a rule, as nft and iptables write it.
+const USERDATA_COMMENT: u8 = 0;
+/// Bytes of a comment, with its terminating zero: nft shows no more.
+pub const COMMENT_BYTES_MAX: usize = 128;
+/// Bytes that a link's name takes in a set's key.
+const LINK_NAME_BYTES: usize = 16;
+
+/// Which packets a table sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4 and IPv6.
+    Inet,
+    /// IPv4 only; where iptables has its tables.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+}
+
+impl Family {
+    fn number(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Ipv4 => 2,
+            Self::Ipv6 => 10,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Inet, Self::Ipv4, Self::Ipv6]
+            .into_iter()
+            .find(|family| family.number() == number)
+    }
+
+    /// The word of `nft` for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+        }
+    }
+}
+
+/// Where in a packet's way a base chain stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Before the routing decision.
+    Prerouting = 0,
+    /// On the way to a local socket.
+    Input = 1,
+    /// On the way from one link to another.
+    Forward = 2,
+    /// From a local socket.
+    Output = 3,
+    /// After the routing decision, last.
+    Postrouting = 4,
+}
+
+/// A chain that the kernel calls by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseChain {
+    /// Its name.
+    pub name: &'static str,
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    /// Where it stands.
+    pub hook: Hook,
+    /// Order among the chains of one hook; lower comes first.
+    pub priority: i32,
+}
+
+/// What the key of a set is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// A link's name.
+    Link,
+    /// The names of two links: where a packet came from, where it goes to.
+    LinkPair,
+}
+
+impl Key {
+    /// The numbers are nft's own (it shows sets by them; the kernel only stores them).
+    fn type_number(self) -> u32 {
+        const IFNAME: u32 = 41;
+        match self {
+            Self::Link => IFNAME,
+            Self::LinkPair => (IFNAME << 6) | IFNAME,
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::Link => LINK_NAME_BYTES,
+            Self::LinkPair => 2 * LINK_NAME_BYTES,
+        }
+    }
+}
+
+/// A set's key for some links, one after the other.
+pub fn link_key(names: &[&str]) -> Vec<u8> {
+    let mut key = vec![0; names.len() * LINK_NAME_BYTES];
+    for (place, name) in key.chunks_exact_mut(LINK_NAME_BYTES).zip(names) {
+        let length = name.len().min(LINK_NAME_BYTES - 1);
+        place[..length].copy_from_slice(&name.as_bytes()[..length]);
+    }
+    key
+}
+
+/// Where in its chain a rule goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// After all others.
+    End,
+    /// Before the rule of this handle.
+    Before(u64),
+}
+
+/// Changes that take effect together or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Transaction {
+    batch: Batch,
+    /// What each request does, for errors.
+    labels: Vec<String>,
+    sets: u32,
+}
+
+impl Transaction {
+    /// No change yet.
+    pub fn new() -> Self {
+        let mut transaction = Self::default();
+        transaction.border(BATCH_BEGIN);
+        transaction
+    }
+
+    /// Whether nothing was added.
+    pub fn is_empty(&self) -> bool {
+        self.labels.len() <= 1
+    }
+
+    fn border(&mut self, kind: u16) {
+        let subsystem = SUBSYSTEM.to_be_bytes();
+        self.batch
+            .begin(kind, 0, &[0, 0, subsystem[0], subsystem[1]]);
+        self.labels.push("border of the transaction".to_owned());
+    }
+
+    fn begin(&mut self, kind: u16, flags: i32, family: Family, label: String) -> &mut Batch {
+        self.labels.push(label);
+        self.batch
+            .begin(kind, flags as u16, &[family.number(), 0, 0, 0])
+    }
+
+    /// Adds a table; one that is there already stays.
+    pub fn add_table(&mut self, family: Family, table: &str) {
+        let label = format!("add table {} {table}", family.word());
+        self.begin(NEW_TABLE, libc::NLM_F_CREATE, family, label)
+            .attribute_text(TABLE_NAME, table);
+    }
+
+    /// Removes a table with all that is in it. It has to be there: add it before.
+    pub fn delete_table(&mut self, family: Family, table: &str) {
+        let label = format!("delete table {} {table}", family.word());
+        self.begin(DELETE_TABLE, 0, family, label)
+            .attribute_text(TABLE_NAME, table);
+    }
+
+    /// Adds a base chain that accepts what no rule of it decides.
+    pub fn add_base_chain(&mut self, family: Family, table: &str, chain: BaseChain) {
+        const POLICY_ACCEPT: u32 = 1;
+        let label = format!("add chain {}", chain.name);
+        self.begin(NEW_CHAIN, libc::NLM_F_CREATE, family, label)
+            .attribute_text(CHAIN_TABLE, table)
+            .attribute_text(CHAIN_NAME, chain.name)
+            .nested(CHAIN_HOOK, |hook| {
+                hook.attribute_be32(HOOK_NUMBER, chain.hook as u32)
+                    .attribute_be32(HOOK_PRIORITY, chain.priority as u32);
+            })
+            .attribute_be32(CHAIN_POLICY, POLICY_ACCEPT)
+            .attribute_text(CHAIN_TYPE, chain.kind);
+    }
+
+    /// Adds a chain that is called by other rules.
+    pub fn add_chain(&mut self, family: Family, table: &str, chain: &str) {
+        self.begin(
+            NEW_CHAIN,
+            libc::NLM_F_CREATE,
+            family,
+            format!("add chain {chain}"),
+        )
+        .attribute_text(CHAIN_TABLE, table)
+        .attribute_text(CHAIN_NAME, chain);
+    }
+
+    /// Adds a set of keys.
+    pub fn add_set(&mut self, family: Family, table: &str, set: &str, key: Key) {
+        self.set_head(family, table, set, key, 0);
+    }
+
+    /// Adds a map from keys to verdicts.
+    pub fn add_verdict_map(&mut self, family: Family, table: &str, map: &str, key: Key) {
+        // The kernel wants 0 bytes named for a verdict and counts them itself.
+        self.set_head(family, table, map, key, SET_FLAG_MAP)
+            .attribute_be32(SET_DATA_TYPE, DATA_TYPE_VERDICT)
+            .attribute_be32(SET_DATA_BYTES, 0);
+    }
+
+    fn set_head(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        key: Key,
+        flags: u32,
+    ) -> &mut Batch {
+        self.sets += 1;
+        let id = self.sets;
+        self.begin(
+            NEW_SET,
+            libc::NLM_F_CREATE,
+            family,
+            format!("add set {set}"),
+        )
+        .attribute_text(SET_TABLE, table)
+        .attribute_text(SET_NAME, set)
+        .attribute_be32(SET_FLAGS, flags)
+        .attribute_be32(SET_KEY_TYPE, key.type_number())
+        .attribute_be32(SET_KEY_BYTES, key.bytes() as u32)
+        .attribute_be32(SET_ID, id)
+    }
+
+    /// Adds elements to a set (no verdict) or to a verdict map.
+    pub fn add_elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        elements: &[(Vec<u8>, Option<Verdict>)],
+    ) {
+        if elements.is_empty() {
+            return;
+        }
+        let label = format!("add elements to {set}");
+        let request = self.begin(NEW_ELEMENT, libc::NLM_F_CREATE, family, label);
+        put_elements(request, table, set, elements);
+    }
+
+    /// Takes elements out of a set or map. They have to be there.
+    pub fn delete_elements(&mut self, family: Family, table: &str, set: &str, keys: &[Vec<u8>]) {
+        let elements: Vec<_> = keys.iter().map(|key| (key.clone(), None)).collect();
+        let request = self.begin(
+            DELETE_ELEMENT,
+            0,
+            family,
+            format!("delete elements of {set}"),
+        );
+        put_elements(request, table, set, &elements);
+    }
+
+    /// Empties a set or map.
+    pub fn flush_elements(&mut self, family: Family, table: &str, set: &str) {
+        self.begin(DELETE_ELEMENT, 0, family, format!("flush set {set}"))
+            .attribute_text(ELEMENTS_TABLE, table)
+            .attribute_text(ELEMENTS_SET, set);
+    }
+
+    /// Adds a rule.
+    pub fn add_rule(&mut self, family: Family, table: &str, rule: &Rule, place: Place) {
+        let label = format!("add rule {:?} to {table} {}", rule.comment(), rule.chain());
+        let append = if place == Place::End {
+            libc::NLM_F_APPEND
+        } else {
+            0
+        };
+        let request = self.begin(NEW_RULE, libc::NLM_F_CREATE | append, family, label);
+        request
+            .attribute_text(RULE_TABLE, table)
+            .attribute_text(RULE_CHAIN, rule.chain())
+            .nested(RULE_EXPRESSIONS, |list| rule.put(list));
+        if let Place::Before(handle) = place {
+            request.attribute(RULE_POSITION, &handle.to_be_bytes());
+        }
+        if !rule.comment().is_empty() {
+            request.attribute(RULE_USERDATA, &comment_userdata(rule.comment()));
+        }
+    }
+
+    /// Removes one rule.
+    pub fn delete_rule(&mut self, family: Family, table: &str, chain: &str, handle: u64) {
+        let label = format!("delete rule {handle} of {table} {chain}");
+        self.begin(DELETE_RULE, 0, family, label)
+            .attribute_text(RULE_TABLE, table)
+            .attribute_text(RULE_CHAIN, chain)
+            .attribute(RULE_HANDLE, &handle.to_be_bytes());
+    }
+
+    /// Removes all rules of a chain.
+    pub fn flush_chain(&mut self, family: Family, table: &str, chain: &str) {
+        self.begin(DELETE_RULE, 0, family, format!("flush chain {chain}"))
+            .attribute_text(RULE_TABLE, table)
+            .attribute_text(RULE_CHAIN, chain);
+    }
+}
+
+fn put_elements(
+    request: &mut Batch,
+    table: &str,
+    set: &str,
+    elements: &[(Vec<u8>, Option<Verdict>)],
+) {
+    request
+        .attribute_text(ELEMENTS_TABLE, table)
+        .attribute_text(ELEMENTS_SET, set)
+        .nested(ELEMENTS, |list| {
+            for (key, verdict) in elements {
+                list.nested(LIST_ITEM, |element| {
+                    element.nested(ELEMENT_KEY, |data| {
+                        data.attribute(DATA_VALUE, key);
+                    });
+                    if let Some(verdict) = verdict {
+                        element.nested(ELEMENT_DATA, |data| verdict.put(data));
+                    }
+                });
+            }
+        });
+}
+
+fn comment_userdata(comment: &str) -> Vec<u8> {
+    let mut end = comment.len().min(COMMENT_BYTES_MAX - 1);
+    while !comment.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut userdata = vec![USERDATA_COMMENT, (end + 1) as u8];
+    userdata.extend_from_slice(&comment.as_bytes()[..end]);
+    userdata.push(0);
+    userdata
+}
+
+fn comment_of(userdata: &[u8]) -> Option<String> {
+    let mut rest = userdata;
+    while let [kind, length, tail @ ..] = rest {
+        let value = tail.get(..usize::from(*length))?;
+        if *kind == USERDATA_COMMENT {
+            return Some(text(value));
+        }
+        rest = &tail[usize::from(*length)..];
+    }
+    None
+}
+
+/// A chain as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Family of its table.
+    pub family: Family,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// The kernel's number.
+    pub handle: u64,
+    /// Hook number and priority, where the kernel calls it by itself.
+    pub hook: Option<(u32, i32)>,
+    /// Whether it drops what no rule decides.
+    pub policy_drops: bool,
+}
+
+impl Chain {
+    /// Whether it decides about packets on the way from one link to another.
+    pub fn is_forward(&self) -> bool {
+        self.hook
+            .is_some_and(|(hook, _)| hook == Hook::Forward as u32)
+    }
+}
+
+/// A rule as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledRule {
+    /// The kernel's number.
+    pub handle: u64,
+    /// Chain that it is in.
+    pub chain: String,
+    /// Its comment; empty where there is none.
+    pub comment: String,
+    /// Where every packet that comes to it ends; `None` for rules with a condition and rules
+    /// that decide nothing.
+    pub ends: Option<Ends>,
+}
+
+/// nf_tables of one network namespace.
+#[derive(Debug)]
+pub struct Nftables {
+    socket: Socket,
+}
+
+impl Nftables {
+    /// Opens those of the calling thread's network namespace.
+    pub fn open(timeout: Duration) -> io::Result<Self> {
+        Ok(Self {
+            socket: Socket::netfilter(timeout)?,
+        })
+    }
+
+    /// Applies all changes or none.
+    pub fn commit(&mut self, mut transaction: Transaction) -> Result<(), NetlinkError> {
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        transaction.border(BATCH_END);
+        let labels = transaction.labels;
+        let mut bytes = transaction.batch.into_bytes();
+        let fail = |index: usize, detail: String, cause: io::Error| NetlinkError {
+            index,
+            what: labels.get(index).cloned().unwrap_or_default(),
+            detail,
+            cause,
+        };
+        self.drop_old_answers();
+        let (first, count) = self.socket.number(&mut bytes);
+        acknowledge_last_change(&mut bytes);
+        self.socket
+            .reserve_send(2 * bytes.len())
+            .and_then(|()| self.socket.send(&bytes))
+            .map_err(|cause| fail(0, String::new(), cause))?;
+        // Answers are complete when `send` returns: refusals in the order of the requests, and
+        // the acknowledgement of the last change.
+        let mut buffer = vec![0u8; ANSWER_BYTES_MAX];
+        loop {
+            let length = self
+                .socket
+                .receive(&mut buffer, 0)
+                .map_err(|cause| fail(0, String::new(), cause))?;
+            for message in messages(&buffer[..length]) {
+                let index = message.sequence.wrapping_sub(first) as usize;
+                match answer(&message) {
+                    Answer::Refused(cause, detail) if index < count => {
+                        return Err(fail(index, detail, cause));
+                    }
+                    Answer::Done if index + 2 == count => return Ok(()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Of a refused transaction only the first answer was read; the rest must not fill the socket.
+    fn drop_old_answers(&self) {
+        let cut_or_ok = |result: &io::Result<usize>| match result {
+            Ok(_) => true,
+            Err(error) => error.raw_os_error() == Some(libc::EMSGSIZE),
+        };
+        while cut_or_ok(&self.socket.receive(&mut [0; 64], libc::MSG_DONTWAIT)) {}
+    }
+
+    /// Every chain of every table of the families that we know.
+    pub fn chains(&mut self) -> io::Result<Vec<Chain>> {
+        let mut request = Batch::new();
+        request.begin(GET_CHAIN, libc::NLM_F_DUMP as u16, &[0; 4]);
+        self.socket.dump(&request, chain)
+    }
+
+    /// The rules of a table in their order; chain by chain.
+    pub fn rules(&mut self, family: Family, table: &str) -> io::Result<Vec<InstalledRule>> {
+        let mut request = Batch::new();
+        request
+            .begin(
+                GET_RULE,
+                libc::NLM_F_DUMP as u16,
+                &[family.number(), 0, 0, 0],
+            )
+            .attribute_text(RULE_TABLE, table);
+        none_where_missing(self.socket.dump(&request, rule))
+    }
+
+    /// The keys of a set or map of links, as names.
+    pub fn link_elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> io::Result<Vec<Vec<String>>> {
+        let mut request = Batch::new();
+        request
+            .begin(
+                GET_ELEMENT,
+                libc::NLM_F_DUMP as u16,
+                &[family.number(), 0, 0, 0],
+            )
+            .attribute_text(ELEMENTS_TABLE, table)
+            .attribute_text(ELEMENTS_SET, set);
+        let parts = none_where_missing(self.socket.dump(&request, elements))?;
+        Ok(parts.into_iter().flatten().collect())
+    }
+}
+
+/// Bytes of one part of the answers to a transaction.
+const ANSWER_BYTES_MAX: usize = 8 << 10;
+
+/// A table that is not there has nothing in it.
+fn none_where_missing<T>(dump: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
+    match dump {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// Without an error the kernel answers only to requests that ask for it, and older ones never to
+/// the end of a transaction; so the last change asks.
+fn acknowledge_last_change(bytes: &mut [u8]) {
+    const FLAGS_AT: usize = 6;
+    let mut at = 0;
+    let mut last_two = [0; 2];
+    for message in messages(bytes) {
+        last_two = [last_two[1], at];
+        at += (crate::netlink::HEADER_BYTES + message.body.len()).next_multiple_of(4);
+    }
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+    let place = &mut bytes[last_two[0] + FLAGS_AT..last_two[0] + FLAGS_AT + 2];
+    let old = u16::from_ne_bytes([place[0], place[1]]);
+    place.copy_from_slice(&(old | flags).to_ne_bytes());
+}
+
+fn be64(value: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(*value.first_chunk()?))
+}
+
+fn chain(message: &Message<'_>) -> Option<Chain> {
+    let family = Family::from_number(*message.body.first()?)?;
+    let all = message.body.get(4..)?;
+    let hook = attribute(all, CHAIN_HOOK).and_then(|hook| {
+        let number = attribute(hook, HOOK_NUMBER).and_then(be32)?;
+        Some((
+            number,
+            attribute(hook, HOOK_PRIORITY).and_then(be32)? as i32,
+        ))
+    });
+    Some(Chain {
+        family,
+        table: attribute(all, CHAIN_TABLE).map(text)?,
+        name: attribute(all, CHAIN_NAME).map(text)?,
+        handle: attribute(all, CHAIN_HANDLE).and_then(be64)?,
+        hook,
+        policy_drops: attribute(all, CHAIN_POLICY).and_then(be32) == Some(0),
+    })
+}
+
+fn rule(message: &Message<'_>) -> Option<InstalledRule> {
+    let all = message.body.get(4..)?;
+    Some(InstalledRule {
+        handle: attribute(all, RULE_HANDLE).and_then(be64)?,
+        chain: attribute(all, RULE_CHAIN).map(text)?,
+        comment: attribute(all, RULE_USERDATA)
+            .and_then(comment_of)
+            .unwrap_or_default(),
+        ends: attribute(all, RULE_EXPRESSIONS).and_then(Ends::of),
+    })
+}
+
+fn elements(message: &Message<'_>) -> Option<Vec<Vec<String>>> {
+    let list = attribute(message.body.get(4..)?, ELEMENTS)?;
+    let names = |element: &[u8]| -> Option<Vec<String>> {
+        let key = attribute(attribute(element, ELEMENT_KEY)?, DATA_VALUE)?;
+        Some(key.chunks(LINK_NAME_BYTES).map(text).collect())
+    };
+    Some(
+        attributes(list)
+            .filter_map(|(_, element)| names(element))
+            .collect(),
+    )
+}
+
+/// The network of an address: what a rule compares, and the mask before.
+fn network_bytes(address: IpAddr, prefix_length: u8) -> (Vec<u8>, Vec<u8>) {
+    let mut bytes = match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let mut mask = vec![0u8; bytes.len()];
+    for (place, byte) in mask.iter_mut().enumerate() {
+        let bits = usize::from(prefix_length).saturating_sub(place * 8).min(8);
+        *byte = !(0xffu16 >> bits) as u8;
+    }
+    bytes
+        .iter_mut()
+        .zip(&mask)
+        .for_each(|(byte, mask)| *byte &= mask);
+    (bytes, mask)
+}

@@ -1,0 +1,319 @@
+//! Requests that change links, addresses and routes, as methods of [`Batch`].
+//!
+//! Requests name links by name wherever the kernel allows it: names are chosen by us before the
+//! link exists, numbers by the kernel after.
+
+use std::net::IpAddr;
+
+use super::message::{Batch, HEADER_BYTES, Message, attribute, messages, text, u32_at};
+
+/// Stands in a batch for the descriptor of a network namespace that does not exist yet: whoever
+/// executes the batch writes the real one over it.
+pub const NETNS_FD_UNKNOWN: u32 = u32::MAX;
+
+const ACK: u16 = libc::NLM_F_ACK as u16;
+const CREATE: u16 = libc::NLM_F_CREATE as u16;
+const EXCLUSIVE: u16 = libc::NLM_F_EXCL as u16;
+const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
+
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_BR_FORWARD_DELAY: u16 = 1;
+const IFLA_BR_STP_STATE: u16 = 5;
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const ADDR_GEN_MODE_NONE: u8 = 1;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+/// Offset in a message of the link's number, the same for links and addresses.
+const LINK_INDEX_AT: usize = HEADER_BYTES + 4;
+/// Bytes of `struct ifinfomsg`, which comes before a link's attributes.
+pub(super) const LINK_BYTES: usize = 16;
+
+/// A pair of connected links: one end stays, the other is born in another network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veth<'a> {
+    /// The end that stays in the namespace of the socket.
+    pub name: &'a str,
+    /// The end that is born elsewhere, with its final name.
+    pub peer_name: &'a str,
+    /// Address of the peer.
+    pub peer_mac: [u8; 6],
+    /// Largest packet of both ends.
+    pub mtu: u32,
+}
+
+/// A bridge as we make it: no spanning tree, no multicast snooping, no IPv6 of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge<'a> {
+    /// Name of the link.
+    pub name: &'a str,
+    /// Fixed, because otherwise it changes whenever a port comes or goes.
+    pub mac: [u8; 6],
+    /// Largest packet.
+    pub mtu: u32,
+}
+
+/// What to change on a link; what is `None` stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkChange<'a> {
+    /// Whether it is up.
+    pub up: Option<bool>,
+    /// Number of the bridge of which it is a port.
+    pub master: Option<u32>,
+    /// The free text that people and we find it by.
+    pub alias: Option<&'a str>,
+    /// Largest packet.
+    pub mtu: Option<u32>,
+    /// Whether it gets a link-local IPv6 address when it comes up.
+    pub link_local: Option<bool>,
+}
+
+fn link_fixed(family: i32, flags: u32, change: u32) -> [u8; LINK_BYTES] {
+    let mut fixed = [0; LINK_BYTES];
+    fixed[0] = family as u8;
+    fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
+    fixed[12..16].copy_from_slice(&change.to_ne_bytes());
+    fixed
+}
+
+fn family(address: &IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => libc::AF_INET as u8,
+        IpAddr::V6(_) => libc::AF_INET6 as u8,
+    }
+}
+
+fn octets(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+impl Batch {
+    /// Makes a pair of links. Gives the offset in the batch at which four bytes in the host's
+    /// byte order hold [`NETNS_FD_UNKNOWN`]: to be replaced by a descriptor of the peer's
+    /// network namespace, valid in the process that sends the batch.
+    pub fn create_veth(&mut self, veth: &Veth<'_>) -> u32 {
+        let mut netns_fd_at = 0;
+        self.begin(
+            libc::RTM_NEWLINK,
+            ACK | CREATE | EXCLUSIVE,
+            &link_fixed(0, 0, 0),
+        )
+        .attribute_text(libc::IFLA_IFNAME, veth.name)
+        .attribute_u32(libc::IFLA_MTU, veth.mtu)
+        .nested(libc::IFLA_LINKINFO, |info| {
+            info.attribute_text(libc::IFLA_INFO_KIND, "veth").nested(
+                libc::IFLA_INFO_DATA,
+                |data| {
+                    data.nested(VETH_INFO_PEER, |peer| {
+                        peer.put(&link_fixed(0, 0, 0));
+                        peer.attribute_text(libc::IFLA_IFNAME, veth.peer_name)
+                            .attribute(libc::IFLA_ADDRESS, &veth.peer_mac)
+                            .attribute_u32(libc::IFLA_MTU, veth.mtu)
+                            .attribute_u32(libc::IFLA_NET_NS_FD, NETNS_FD_UNKNOWN);
+                        netns_fd_at = peer.len() - 4;
+                    });
+                },
+            );
+        });
+        netns_fd_at as u32
+    }
+
+    /// Makes a bridge.
+    pub fn create_bridge(&mut self, bridge: &Bridge<'_>) -> &mut Self {
+        self.begin(
+            libc::RTM_NEWLINK,
+            ACK | CREATE | EXCLUSIVE,
+            &link_fixed(0, 0, 0),
+        )
+        .attribute_text(libc::IFLA_IFNAME, bridge.name)
+        .attribute(libc::IFLA_ADDRESS, &bridge.mac)
+        .attribute_u32(libc::IFLA_MTU, bridge.mtu)
+        .nested(libc::IFLA_LINKINFO, |info| {
+            info.attribute_text(libc::IFLA_INFO_KIND, "bridge").nested(
+                libc::IFLA_INFO_DATA,
+                |data| {
+                    data.attribute_u32(IFLA_BR_FORWARD_DELAY, 0)
+                        .attribute_u32(IFLA_BR_STP_STATE, 0)
+                        .attribute_u8(IFLA_BR_MCAST_SNOOPING, 0);
+                },
+            );
+        })
+    }
+
+    /// Changes a link.
+    pub fn set_link(&mut self, name: &str, change: &LinkChange<'_>) -> &mut Self {
+        let up = libc::IFF_UP as u32;
+        let fixed = match change.up {
+            None => link_fixed(0, 0, 0),
+            Some(true) => link_fixed(0, up, up),
+            Some(false) => link_fixed(0, 0, up),
+        };
+        self.begin(libc::RTM_NEWLINK, ACK, &fixed)
+            .attribute_text(libc::IFLA_IFNAME, name);
+        if let Some(master) = change.master {
+            self.attribute_u32(libc::IFLA_MASTER, master);
+        }
+        if let Some(alias) = change.alias {
+            self.attribute(libc::IFLA_IFALIAS, alias.as_bytes());
+        }
+        if let Some(mtu) = change.mtu {
+            self.attribute_u32(libc::IFLA_MTU, mtu);
+        }
+        if let Some(link_local) = change.link_local {
+            let mode = if link_local { 0 } else { ADDR_GEN_MODE_NONE };
+            self.nested(libc::IFLA_AF_SPEC, |spec| {
+                spec.nested(libc::AF_INET6 as u16, |inet6| {
+                    inet6.attribute_u8(IFLA_INET6_ADDR_GEN_MODE, mode);
+                });
+            });
+        }
+        self
+    }
+
+    /// Forbids a port of a bridge to reach other ports that are forbidden the same.
+    pub fn isolate_port(&mut self, name: &str) -> &mut Self {
+        self.begin(libc::RTM_SETLINK, ACK, &link_fixed(libc::AF_BRIDGE, 0, 0))
+            .attribute_text(libc::IFLA_IFNAME, name)
+            .nested(libc::IFLA_PROTINFO, |port| {
+                port.attribute_u8(IFLA_BRPORT_ISOLATED, 1);
+            })
+    }
+
+    /// Removes a link, and its peer where it has one.
+    pub fn delete_link(&mut self, name: &str) -> &mut Self {
+        self.begin(libc::RTM_DELLINK, ACK, &link_fixed(0, 0, 0))
+            .attribute_text(libc::IFLA_IFNAME, name)
+    }
+
+    /// Finds a link: address requests for link 0 that follow in this batch are meant for it.
+    pub fn find_link(&mut self, name: &str) -> &mut Self {
+        self.begin(libc::RTM_GETLINK, ACK, &link_fixed(0, 0, 0))
+            .attribute_text(libc::IFLA_IFNAME, name)
+            .attribute_u32(libc::IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    }
+
+    /// Gives a link an address with the length of its subnet's prefix. `index` 0 means the link
+    /// of the last [`Batch::find_link`].
+    pub fn add_address(&mut self, index: u32, address: IpAddr, prefix_length: u8) -> &mut Self {
+        // Duplicate detection would keep a v6 address unusable for a second; we know that it is
+        // ours alone.
+        let flags = if address.is_ipv6() {
+            libc::IFA_F_NODAD as u8
+        } else {
+            0
+        };
+        let mut fixed = [family(&address), prefix_length, flags, 0, 0, 0, 0, 0];
+        fixed[4..].copy_from_slice(&index.to_ne_bytes());
+        let value = octets(&address);
+        self.begin(libc::RTM_NEWADDR, ACK | CREATE | REPLACE, &fixed)
+            .attribute(libc::IFA_LOCAL, &value)
+            .attribute(libc::IFA_ADDRESS, &value);
+        if let (IpAddr::V4(v4), 1..=30) = (address, prefix_length) {
+            let broadcast = u32::from(v4) | (u32::MAX >> prefix_length);
+            self.attribute_be32(libc::IFA_BROADCAST, broadcast);
+        }
+        self
+    }
+
+    /// Takes an address off a link.
+    pub fn delete_address(&mut self, index: u32, address: IpAddr, prefix_length: u8) -> &mut Self {
+        let mut fixed = [family(&address), prefix_length, 0, 0, 0, 0, 0, 0];
+        fixed[4..].copy_from_slice(&index.to_ne_bytes());
+        self.begin(libc::RTM_DELADDR, ACK, &fixed)
+            .attribute(libc::IFA_LOCAL, &octets(&address))
+    }
+
+    /// Adds a route over a gateway; the link follows from the gateway. `None` is the default
+    /// route of the gateway's family.
+    pub fn add_route(&mut self, destination: Option<(IpAddr, u8)>, gateway: IpAddr) -> &mut Self {
+        let fixed = [
+            family(&gateway),
+            destination.map_or(0, |(_, prefix_length)| prefix_length),
+            0,
+            0,
+            libc::RT_TABLE_MAIN,
+            libc::RTPROT_BOOT,
+            libc::RT_SCOPE_UNIVERSE,
+            libc::RTN_UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ];
+        self.begin(libc::RTM_NEWROUTE, ACK | CREATE | EXCLUSIVE, &fixed);
+        if let Some((address, _)) = destination {
+            self.attribute(libc::RTA_DST, &octets(&address));
+        }
+        self.attribute(libc::RTA_GATEWAY, &octets(&gateway))
+    }
+}
+
+/// How much of a batch can be sent at once: at most `requests_max` requests, and nothing after a
+/// find request, whose answer the rest needs. Gives bytes and requests.
+pub(super) fn send_part(batch: &[u8], requests_max: usize) -> (usize, usize) {
+    let mut end = 0;
+    let mut count = 0;
+    for message in messages(batch).take(requests_max) {
+        end += (HEADER_BYTES + message.body.len()).next_multiple_of(4);
+        count += 1;
+        if message.kind == libc::RTM_GETLINK {
+            break;
+        }
+    }
+    // Bytes that are no message go to the kernel as they are; it says what is wrong with them.
+    if count == 0 {
+        (batch.len(), 1)
+    } else {
+        (end, count)
+    }
+}
+
+/// Writes the number of the found link into the address requests that have none.
+pub(super) fn fill_link(part: &mut [u8], index: u32) {
+    let mut at = 0;
+    while let Some(length) = u32_at(part, at).filter(|l| *l as usize > LINK_INDEX_AT) {
+        let kind = super::u16_at(part, at + 4);
+        if kind == Some(libc::RTM_NEWADDR) && u32_at(part, at + LINK_INDEX_AT) == Some(0) {
+            part[at + LINK_INDEX_AT..at + LINK_INDEX_AT + 4].copy_from_slice(&index.to_ne_bytes());
+        }
+        at += (length as usize).next_multiple_of(4);
+    }
+}
+
+/// What a request asks for, in words for an error.
+pub(super) fn describe(message: &Message<'_>) -> String {
+    let create = message.flags & CREATE != 0;
+    let verb = match message.kind {
+        libc::RTM_NEWLINK if create => "create link",
+        libc::RTM_NEWLINK | libc::RTM_SETLINK => "change link",
+        libc::RTM_DELLINK => "remove link",
+        libc::RTM_GETLINK => "find link",
+        libc::RTM_NEWADDR => "add address",
+        libc::RTM_DELADDR => "remove address",
+        libc::RTM_NEWROUTE => "add route",
+        _ => "unknown request",
+    };
+    let subject = match message.kind {
+        libc::RTM_NEWLINK | libc::RTM_SETLINK | libc::RTM_DELLINK | libc::RTM_GETLINK => {
+            let attributes = message.body.get(LINK_BYTES..).unwrap_or_default();
+            attribute(attributes, libc::IFLA_IFNAME).map(text)
+        }
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => {
+            let attributes = message.body.get(8..).unwrap_or_default();
+            attribute(attributes, libc::IFA_LOCAL)
+                .and_then(super::dump::ip)
+                .map(|a| a.to_string())
+        }
+        libc::RTM_NEWROUTE => {
+            let attributes = message.body.get(12..).unwrap_or_default();
+            attribute(attributes, libc::RTA_GATEWAY)
+                .and_then(super::dump::ip)
+                .map(|gateway| format!("over {gateway}"))
+        }
+        _ => None,
+    };
+    subject.map_or_else(|| verb.to_owned(), |subject| format!("{verb} {subject}"))
+}

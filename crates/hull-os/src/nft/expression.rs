@@ -1,0 +1,450 @@
+//! Rules: a chain of conditions and what happens to a packet for which all hold.
+
+use std::net::IpAddr;
+
+use super::{DATA_VALUE, DATA_VERDICT, LIST_ITEM, link_key, network_bytes};
+use crate::netlink::{Batch, attribute, attributes, be32, text};
+
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+
+const REGISTER_VERDICT: u32 = 0;
+/// The registers of 16 bytes, side by side: a pair of link names fills both.
+const REGISTER_1: u32 = 1;
+const REGISTER_2: u32 = 2;
+
+const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+const CT_STATE: u32 = 0;
+const CT_STATUS: u32 = 2;
+const BASE_NETWORK: u32 = 1;
+const BASE_TRANSPORT: u32 = 2;
+
+/// State of the connection that a packet belongs to: replies and what else follows from it.
+const STATE_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// The connection's destination was rewritten by a rule.
+const STATUS_DNAT: u32 = 1 << 5;
+
+/// What happens to a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// This base chain has nothing against it; others may.
+    Accept,
+    /// It is gone.
+    Drop,
+    /// Back to the calling chain.
+    Return,
+    /// On in another chain of the table.
+    Jump(String),
+}
+
+impl Verdict {
+    fn code(&self) -> i32 {
+        match self {
+            Self::Drop => 0,
+            Self::Accept => 1,
+            Self::Jump(_) => -3,
+            Self::Return => -5,
+        }
+    }
+
+    pub(super) fn put(&self, data: &mut Batch) {
+        data.nested(DATA_VERDICT, |verdict| {
+            verdict.attribute_be32(VERDICT_CODE, self.code() as u32);
+            if let Self::Jump(chain) = self {
+                verdict.attribute_text(VERDICT_CHAIN, chain);
+            }
+        });
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Expression {
+    Meta {
+        key: u32,
+        register: u32,
+    },
+    Conntrack {
+        key: u32,
+    },
+    Payload {
+        base: u32,
+        offset: u32,
+        bytes: u32,
+    },
+    AddressType,
+    Mask(Vec<u8>),
+    Compare {
+        equal: bool,
+        value: Vec<u8>,
+    },
+    Lookup {
+        set: String,
+        inverted: bool,
+        verdict: bool,
+    },
+    Load(Vec<u8>, u32),
+    Counter,
+    Verdict(Verdict),
+    Masquerade,
+    Dnat {
+        family: u8,
+        port: bool,
+    },
+}
+
+/// A rule under construction: conditions in the order in which they are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    chain: String,
+    comment: String,
+    expressions: Vec<Expression>,
+}
+
+impl Rule {
+    /// A rule of `chain` that holds for every packet. The comment says whose it is and why.
+    pub fn new(chain: &str, comment: &str) -> Self {
+        Self {
+            chain: chain.to_owned(),
+            comment: comment.to_owned(),
+            expressions: Vec::new(),
+        }
+    }
+
+    /// The chain that it is for.
+    pub fn chain(&self) -> &str {
+        &self.chain
+    }
+
+    /// Its comment.
+    pub fn comment(&self) -> &str {
+        &self.comment
+    }
+
+    fn then(mut self, expressions: impl IntoIterator<Item = Expression>) -> Self {
+        self.expressions.extend(expressions);
+        self
+    }
+
+    fn meta(self, key: u32) -> Self {
+        self.then([Expression::Meta {
+            key,
+            register: REGISTER_1,
+        }])
+    }
+
+    fn compare(self, equal: bool, value: &[u8]) -> Self {
+        self.then([Expression::Compare {
+            equal,
+            value: value.to_vec(),
+        }])
+    }
+
+    fn lookup(self, set: &str, inverted: bool, verdict: bool) -> Self {
+        self.then([Expression::Lookup {
+            set: set.to_owned(),
+            inverted,
+            verdict,
+        }])
+    }
+
+    /// It came in over this link.
+    pub fn from_link(self, name: &str) -> Self {
+        self.meta(META_IIFNAME).compare(true, &link_key(&[name]))
+    }
+
+    /// It goes out over this link.
+    pub fn to_link(self, name: &str) -> Self {
+        self.meta(META_OIFNAME).compare(true, &link_key(&[name]))
+    }
+
+    /// It goes out over any other link.
+    pub fn not_to_link(self, name: &str) -> Self {
+        self.meta(META_OIFNAME).compare(false, &link_key(&[name]))
+    }
+
+    /// It came in over a link of the set.
+    pub fn from_link_in(self, set: &str) -> Self {
+        self.meta(META_IIFNAME).lookup(set, false, false)
+    }
+
+    /// It goes out over a link of the set.
+    pub fn to_link_in(self, set: &str) -> Self {
+        self.meta(META_OIFNAME).lookup(set, false, false)
+    }
+
+    /// It goes out over a link that is not in the set.
+    pub fn to_link_not_in(self, set: &str) -> Self {
+        self.meta(META_OIFNAME).lookup(set, true, false)
+    }
+
+    /// The verdict that the map has for the pair of links that it comes from and goes to.
+    pub fn verdict_by_links(self, map: &str) -> Self {
+        self.meta(META_IIFNAME)
+            .then([Expression::Meta {
+                key: META_OIFNAME,
+                register: REGISTER_2,
+            }])
+            .lookup(map, false, true)
+    }
+
+    fn address(self, address: IpAddr, prefix_length: u8, source: bool) -> Self {
+        let (family, offset) = match (address, source) {
+            (IpAddr::V4(_), true) => (libc::AF_INET, 12),
+            (IpAddr::V4(_), false) => (libc::AF_INET, 16),
+            (IpAddr::V6(_), true) => (libc::AF_INET6, 8),
+            (IpAddr::V6(_), false) => (libc::AF_INET6, 24),
+        };
+        let (network, mask) = network_bytes(address, prefix_length);
+        let bytes = network.len() as u32;
+        self.meta(META_NFPROTO)
+            .compare(true, &[family as u8])
+            .then([
+                Expression::Payload {
+                    base: BASE_NETWORK,
+                    offset,
+                    bytes,
+                },
+                Expression::Mask(mask),
+            ])
+            .compare(true, &network)
+    }
+
+    /// Its source is in this network.
+    pub fn from_network(self, address: IpAddr, prefix_length: u8) -> Self {
+        self.address(address, prefix_length, true)
+    }
+
+    /// Its destination is in this network.
+    pub fn to_network(self, address: IpAddr, prefix_length: u8) -> Self {
+        self.address(address, prefix_length, false)
+    }
+
+    /// It is of this transport protocol (6 is TCP, 17 is UDP) and goes to this port.
+    pub fn to_port(self, protocol: u8, port: u16) -> Self {
+        self.meta(META_L4PROTO)
+            .compare(true, &[protocol])
+            .then([Expression::Payload {
+                base: BASE_TRANSPORT,
+                offset: 2,
+                bytes: 2,
+            }])
+            .compare(true, &port.to_be_bytes())
+    }
+
+    /// Its destination is an address of this host.
+    pub fn to_local_address(self) -> Self {
+        self.then([Expression::AddressType])
+            .compare(true, &u32::from(libc::RTN_LOCAL).to_ne_bytes())
+    }
+
+    fn conntrack(self, key: u32, bits: u32) -> Self {
+        self.then([
+            Expression::Conntrack { key },
+            Expression::Mask(bits.to_ne_bytes().to_vec()),
+        ])
+        .compare(false, &0u32.to_ne_bytes())
+    }
+
+    /// It answers to, or follows from, a connection that was let through before.
+    pub fn of_known_connection(self) -> Self {
+        self.conntrack(CT_STATE, STATE_ESTABLISHED_OR_RELATED)
+    }
+
+    /// A rule of the host (a published port) chose its destination.
+    pub fn of_published_port(self) -> Self {
+        self.conntrack(CT_STATUS, STATUS_DNAT)
+    }
+
+    /// Counts the packets that come this far.
+    pub fn counted(self) -> Self {
+        self.then([Expression::Counter])
+    }
+
+    /// What then happens.
+    pub fn verdict(self, verdict: Verdict) -> Self {
+        self.then([Expression::Verdict(verdict)])
+    }
+
+    /// Gives it the address of the link that it goes out over as its source.
+    pub fn masquerade(self) -> Self {
+        self.then([Expression::Masquerade])
+    }
+
+    /// Gives it a new destination, and port where one is named.
+    pub fn dnat(self, address: IpAddr, port: Option<u16>) -> Self {
+        let family = if address.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        } as u8;
+        let (bytes, _) = network_bytes(address, 128);
+        let mut rule = self.then([Expression::Load(bytes, REGISTER_1)]);
+        if let Some(port) = port {
+            rule = rule.then([Expression::Load(port.to_be_bytes().to_vec(), REGISTER_2)]);
+        }
+        rule.then([Expression::Dnat {
+            family,
+            port: port.is_some(),
+        }])
+    }
+
+    pub(super) fn put(&self, list: &mut Batch) {
+        for expression in &self.expressions {
+            list.nested(LIST_ITEM, |item| {
+                item.attribute_text(EXPRESSION_NAME, expression.name())
+                    .nested(EXPRESSION_DATA, |data| expression.put(data));
+            });
+        }
+    }
+}
+
+impl Expression {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Meta { .. } => "meta",
+            Self::Conntrack { .. } => "ct",
+            Self::Payload { .. } => "payload",
+            Self::AddressType => "fib",
+            Self::Mask(_) => "bitwise",
+            Self::Compare { .. } => "cmp",
+            Self::Lookup { .. } => "lookup",
+            Self::Load(..) | Self::Verdict(_) => "immediate",
+            Self::Counter => "counter",
+            Self::Masquerade => "masq",
+            Self::Dnat { .. } => "nat",
+        }
+    }
+
+    /// The numbers of the attributes are those of the kernel's `nf_tables.h`, per expression.
+    fn put(&self, data: &mut Batch) {
+        let value = |data: &mut Batch, kind: u16, bytes: &[u8]| {
+            data.nested(kind, |nest| {
+                nest.attribute(DATA_VALUE, bytes);
+            });
+        };
+        match self {
+            Self::Meta { key, register } => {
+                data.attribute_be32(2, *key).attribute_be32(1, *register);
+            }
+            Self::Conntrack { key } => {
+                data.attribute_be32(2, *key).attribute_be32(1, REGISTER_1);
+            }
+            Self::Payload {
+                base,
+                offset,
+                bytes,
+            } => {
+                data.attribute_be32(1, REGISTER_1)
+                    .attribute_be32(2, *base)
+                    .attribute_be32(3, *offset)
+                    .attribute_be32(4, *bytes);
+            }
+            Self::AddressType => {
+                const RESULT_ADDRESS_TYPE: u32 = 3;
+                const FLAG_DESTINATION: u32 = 2;
+                data.attribute_be32(3, FLAG_DESTINATION)
+                    .attribute_be32(2, RESULT_ADDRESS_TYPE)
+                    .attribute_be32(1, REGISTER_1);
+            }
+            Self::Mask(mask) => {
+                data.attribute_be32(1, REGISTER_1)
+                    .attribute_be32(2, REGISTER_1)
+                    .attribute_be32(3, mask.len() as u32);
+                value(data, 4, mask);
+                value(data, 5, &vec![0; mask.len()]);
+            }
+            Self::Compare {
+                equal,
+                value: bytes,
+            } => {
+                data.attribute_be32(1, REGISTER_1)
+                    .attribute_be32(2, u32::from(!equal));
+                value(data, 3, bytes);
+            }
+            Self::Lookup {
+                set,
+                inverted,
+                verdict,
+            } => {
+                data.attribute_text(1, set).attribute_be32(2, REGISTER_1);
+                if *verdict {
+                    data.attribute_be32(3, REGISTER_VERDICT);
+                } else {
+                    data.attribute_be32(5, u32::from(*inverted));
+                }
+            }
+            Self::Load(bytes, register) => {
+                data.attribute_be32(1, *register);
+                value(data, 2, bytes);
+            }
+            Self::Counter | Self::Masquerade => {}
+            Self::Verdict(verdict) => {
+                data.attribute_be32(1, REGISTER_VERDICT)
+                    .nested(2, |nest| verdict.put(nest));
+            }
+            Self::Dnat { family, port } => {
+                const TYPE_DNAT: u32 = 1;
+                data.attribute_be32(1, TYPE_DNAT)
+                    .attribute_be32(2, u32::from(*family))
+                    .attribute_be32(3, REGISTER_1);
+                if *port {
+                    data.attribute_be32(5, REGISTER_2);
+                }
+            }
+        }
+    }
+}
+
+/// Where every packet ends that comes to an installed rule without conditions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ends {
+    /// Accepted.
+    Accept,
+    /// Dropped or rejected.
+    Drop,
+    /// Back in the calling chain.
+    Return,
+    /// In another chain; `true` when it never comes back (a goto).
+    In(String, bool),
+}
+
+impl Ends {
+    /// Reads the expressions of an installed rule, also of those that iptables made.
+    pub(super) fn of(list: &[u8]) -> Option<Self> {
+        let mut end = None;
+        for (_, item) in attributes(list) {
+            let data = attribute(item, EXPRESSION_DATA).unwrap_or_default();
+            match attribute(item, EXPRESSION_NAME).map(text)?.as_str() {
+                "counter" | "log" => {}
+                "reject" => end = Some(Self::Drop),
+                "immediate" => end = Some(Self::of_immediate(data)?),
+                // An extension of iptables; its name is the first attribute.
+                "target" => match attribute(data, 1).map(text)?.as_str() {
+                    "REJECT" | "DROP" => end = Some(Self::Drop),
+                    _ => {}
+                },
+                _ => return None,
+            }
+        }
+        end
+    }
+
+    fn of_immediate(data: &[u8]) -> Option<Self> {
+        const GOTO: i32 = -4;
+        let verdict = attribute(attribute(data, 2)?, DATA_VERDICT)?;
+        let code = attribute(verdict, VERDICT_CODE).and_then(be32)? as i32;
+        let chain = attribute(verdict, VERDICT_CHAIN).map(text);
+        match code {
+            0 => Some(Self::Drop),
+            1 => Some(Self::Accept),
+            -5 => Some(Self::Return),
+            -3 | GOTO => Some(Self::In(chain?, code == GOTO)),
+            _ => None,
+        }
+    }
+}
