@@ -1,1 +1,548 @@
-//! The product: objects, rules, store, events, recovery.
+//! The product: containers and images as objects with owners, rules, records and recovery.
+//!
+//! ```text
+//!  edge ──▶ Engine ──▶ containers() ──▶ one owner task per container ──▶ hull-sandbox ──▶ shim
+//!                 └──▶ images()     ──▶ hull-storage
+//!                 └──▶ events()         store.rs: the one embedded store
+//! ```
+//!
+//! The engine knows no HTTP and no JSON of any client; it never forks and never enters a
+//! namespace. Requests are values ([`api`]), answers are snapshots.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+mod clock;
+mod core;
+mod error;
+mod events;
+mod jobs;
+mod limits;
+mod logs;
+mod name;
+mod network;
+mod object;
+mod open;
+mod recover;
+mod store;
+mod translate;
+mod verify;
+
+pub use error::{Cause, EngineError, Result};
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use api::{
+    AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
+    Image, ImageRemoval, ImportRequest, LogLine, LogsRequest, Progress, RemoveOptions,
+    WaitCondition, Waited,
+};
+use hull_model::event::Happening;
+use hull_model::state::State;
+use hull_model::{Digest, SandboxId};
+use hull_sandbox::Target;
+use object::container::{Handle, Request};
+use tokio::sync::{broadcast, mpsc};
+
+/// What the daemon's configuration decides for the engine.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// What survives a reboot.
+    pub data_root: PathBuf,
+    /// What does not: sockets, exit records, layer mounts.
+    pub run_root: PathBuf,
+    /// The static program that is put beside each container.
+    pub shim_program: &'static [u8],
+    /// Parent cgroup of containers.
+    pub cgroup_parent: String,
+    /// A small init as process 1 where nobody says otherwise.
+    pub init: bool,
+    /// The default bridge.
+    pub bridge: BridgeConfig,
+}
+
+/// The default bridge.
+#[derive(Debug, Clone, Default)]
+pub struct BridgeConfig {
+    /// No default bridge at all (`--bridge none`).
+    pub disabled: bool,
+    /// Name of the link; empty: `hull0`.
+    pub name: String,
+    /// Gateway address with prefix, `172.17.0.1/16`; empty: the first free pool.
+    pub address: String,
+    /// Bytes; 0: 1500.
+    pub mtu: u32,
+    /// Only name what blocks our traffic in foreign chains, add nothing there.
+    pub hands_off: bool,
+}
+
+/// The engine; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine(Arc<core::Core>);
+
+impl Engine {
+    /// Opens the data root, finds again what runs, finishes or undoes what was half done.
+    ///
+    /// # Errors
+    /// When another daemon holds the data root, or a directory cannot be made.
+    pub async fn open(config: EngineConfig) -> Result<Engine> {
+        open::open(config).await.map(Engine)
+    }
+
+    /// The containers.
+    pub fn containers(&self) -> Containers<'_> {
+        Containers(&self.0)
+    }
+
+    /// The images.
+    pub fn images(&self) -> Images<'_> {
+        Images(&self.0)
+    }
+
+    /// The kept events not older than `since_ns` (none: none), and all that follow.
+    pub fn events(
+        &self,
+        since_ns: Option<i64>,
+    ) -> (Vec<Arc<Happening>>, broadcast::Receiver<Arc<Happening>>) {
+        self.0.events.subscribe(since_ns)
+    }
+
+    /// Facts for `info` and `version`.
+    pub fn facts(&self) -> Facts {
+        open::facts(&self.0)
+    }
+
+    /// Checks blobs, records and kernel objects against each other; changes nothing. Returns a
+    /// sentence for each difference.
+    ///
+    /// # Errors
+    /// When the data root cannot be read at all.
+    pub async fn verify(&self) -> Result<Vec<String>> {
+        verify::verify(&self.0).await
+    }
+
+    /// Stops every container for a shutdown of the host, in reverse start order; their wish to
+    /// run again is kept. Then removes bridge, table and layer mounts.
+    ///
+    /// # Errors
+    /// The first failure; the rest is done all the same.
+    pub async fn shutdown(&self) -> Result<()> {
+        open::shutdown(&self.0).await
+    }
+}
+
+/// The containers.
+#[derive(Debug, Clone, Copy)]
+pub struct Containers<'a>(&'a Arc<core::Core>);
+
+impl Containers<'_> {
+    fn handle(&self, id: SandboxId) -> Result<Handle> {
+        self.0.containers.handle(id)
+    }
+
+    /// Finds a container by name, id or unique id prefix.
+    ///
+    /// # Errors
+    /// `NoSuchContainer`, `Ambiguous`.
+    pub fn resolve(&self, name: &str) -> Result<SandboxId> {
+        self.0.containers.resolve(name)
+    }
+
+    /// All containers, newest first.
+    pub fn list(&self) -> Vec<Arc<Container>> {
+        self.0.containers.snapshots()
+    }
+
+    /// One container.
+    ///
+    /// # Errors
+    /// `NoSuchContainer`.
+    pub fn inspect(&self, id: SandboxId) -> Result<Arc<Container>> {
+        Ok(self.handle(id)?.snapshot.borrow().clone())
+    }
+
+    /// Creates a container.
+    ///
+    /// # Errors
+    /// `NoSuchImage`, `NameTaken`, `Invalid`, `Unsupported`, or a full disk.
+    pub async fn create(&self, request: CreateRequest) -> Result<Created> {
+        object::create::create(self.0, request).await
+    }
+
+    /// Starts a container; returns when its program runs.
+    ///
+    /// # Errors
+    /// `StartFailed` with the text for the user, or why it may not start now.
+    pub async fn start(&self, id: SandboxId) -> Result<Change> {
+        self.handle(id)?.ask(|reply| Request::Start { reply }).await
+    }
+
+    /// Stops a container: stop signal, then SIGKILL after `timeout_s` (none: its own; negative:
+    /// never). Returns when it has ended.
+    ///
+    /// # Errors
+    /// `NoSuchContainer`.
+    pub async fn stop(
+        &self,
+        id: SandboxId,
+        timeout_s: Option<i64>,
+        signal: Option<i32>,
+    ) -> Result<Change> {
+        self.handle(id)?
+            .ask(|reply| Request::Stop {
+                timeout_s,
+                signal,
+                reply,
+            })
+            .await
+    }
+
+    /// Stops, then starts.
+    ///
+    /// # Errors
+    /// As `stop` and `start`.
+    pub async fn restart(
+        &self,
+        id: SandboxId,
+        timeout_s: Option<i64>,
+        signal: Option<i32>,
+    ) -> Result<()> {
+        self.stop(id, timeout_s, signal).await?;
+        self.start(id).await.map(drop)
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub async fn kill(&self, id: SandboxId, signal: i32) -> Result<()> {
+        self.handle(id)?
+            .ask(|reply| Request::Kill { signal, reply })
+            .await
+    }
+
+    /// Freezes all processes.
+    ///
+    /// # Errors
+    /// `NotRunning`, `WrongState`.
+    pub async fn pause(&self, id: SandboxId) -> Result<()> {
+        self.handle(id)?.ask(|reply| Request::Pause { reply }).await
+    }
+
+    /// Thaws all processes.
+    ///
+    /// # Errors
+    /// `WrongState` when it is not paused.
+    pub async fn resume(&self, id: SandboxId) -> Result<()> {
+        self.handle(id)?
+            .ask(|reply| Request::Resume { reply })
+            .await
+    }
+
+    /// Changes the name.
+    ///
+    /// # Errors
+    /// `NameTaken`, `Invalid`.
+    pub async fn rename(&self, id: SandboxId, name: &str) -> Result<()> {
+        let name = name.strip_prefix('/').unwrap_or(name).to_owned();
+        self.handle(id)?
+            .ask(|reply| Request::Rename { name, reply })
+            .await
+    }
+
+    /// Removes a container. When this returns nobody finds it any more; its last files go away
+    /// beside the answer.
+    ///
+    /// # Errors
+    /// `StillLive` without `force`.
+    pub async fn remove(&self, id: SandboxId, options: RemoveOptions) -> Result<()> {
+        self.handle(id)?
+            .ask(|reply| Request::Remove { options, reply })
+            .await
+    }
+
+    /// Registers a wait. It is registered when this returns, so a start after it is not missed.
+    ///
+    /// # Errors
+    /// `NoSuchContainer`.
+    pub async fn wait(
+        &self,
+        id: SandboxId,
+        condition: WaitCondition,
+    ) -> Result<impl Future<Output = Waited> + Send + 'static + use<>> {
+        let end = self
+            .handle(id)?
+            .ask(|reply| Request::Wait { condition, reply })
+            .await?;
+        Ok(async move {
+            let gone = || Waited {
+                code: 0,
+                error: "the container is gone".to_owned(),
+            };
+            end.await.unwrap_or_else(|_| gone())
+        })
+    }
+
+    /// Attaches; also to a container that does not run yet.
+    ///
+    /// # Errors
+    /// `Paused`.
+    pub async fn attach(&self, id: SandboxId, request: AttachRequest) -> Result<Attached> {
+        self.handle(id)?
+            .ask(|reply| Request::Attach { request, reply })
+            .await
+    }
+
+    /// Changes the size of the terminal.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub async fn resize(&self, id: SandboxId, rows: u16, cols: u16) -> Result<()> {
+        let target = Target::Init;
+        self.handle(id)?
+            .ask(|reply| Request::Resize {
+                target,
+                rows,
+                cols,
+                reply,
+            })
+            .await
+    }
+
+    /// Reads the log; lines come in a bounded channel, which ends with the log.
+    ///
+    /// # Errors
+    /// `Unsupported` when the log driver keeps none.
+    pub async fn logs(
+        &self,
+        id: SandboxId,
+        request: LogsRequest,
+    ) -> Result<mpsc::Receiver<Vec<LogLine>>> {
+        let snapshot = self.handle(id)?.snapshot;
+        let path = snapshot.borrow().log_path.clone();
+        let Some(path) = path else {
+            return Err(EngineError::Unsupported(
+                "configured logging driver does not support reading".to_owned(),
+            ));
+        };
+        Ok(logs::read(self.0.jobs.clone(), path, request, snapshot))
+    }
+
+    /// Process ids in the container, as the host sees them.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub async fn processes(&self, id: SandboxId) -> Result<Vec<u32>> {
+        let container = self.inspect(id)?;
+        if !container.state.is_live() {
+            return Err(EngineError::NotRunning(id));
+        }
+        let cgroup = self.0.cgroup_path(&container.spec, id);
+        self.0.processes(&cgroup)
+    }
+
+    /// Removes every container that does not run and that `keep` does not keep; returns ids and
+    /// freed bytes.
+    ///
+    /// # Errors
+    /// None so far: what cannot be removed is left.
+    pub async fn prune(
+        &self,
+        keep: impl Fn(&Container) -> bool + Send,
+    ) -> Result<(Vec<SandboxId>, u64)> {
+        let mut gone = Vec::new();
+        let mut freed = 0;
+        for container in self.list() {
+            let restarting = matches!(
+                container.state,
+                State::Exited {
+                    restarting: true,
+                    ..
+                }
+            );
+            if container.state.is_live() || restarting || keep(&container) {
+                continue;
+            }
+            let bytes = self.0.size_of(&container).await;
+            if self
+                .remove(container.id, RemoveOptions::default())
+                .await
+                .is_ok()
+            {
+                gone.push(container.id);
+                freed += bytes;
+            }
+        }
+        Ok((gone, freed))
+    }
+
+    /// Bytes that a container has written to its root.
+    ///
+    /// # Errors
+    /// `NoSuchContainer`.
+    pub async fn size(&self, id: SandboxId) -> Result<u64> {
+        let container = self.inspect(id)?;
+        Ok(self.0.size_of(&container).await)
+    }
+
+    /// Prepares an exec; returns its id.
+    ///
+    /// # Errors
+    /// `NotRunning`, `Paused`, `Invalid`.
+    pub async fn exec_create(&self, id: SandboxId, request: ExecRequest) -> Result<String> {
+        let exec = clock::new_id()
+            .map_err(|e| EngineError::io("draw an id", e))?
+            .to_string();
+        let handle = self.handle(id)?;
+        let id = exec.clone();
+        handle
+            .ask(|reply| Request::ExecCreate { id, request, reply })
+            .await?;
+        Ok(exec)
+    }
+
+    /// Starts an exec; none when detached.
+    ///
+    /// # Errors
+    /// `NoSuchExec`, `StartFailed`, `WrongState`.
+    pub async fn exec_start(
+        &self,
+        exec: &str,
+        detach: bool,
+        size: Option<(u16, u16)>,
+    ) -> Result<Option<Attached>> {
+        let container = self.0.execs.get(exec)?.container;
+        let id = exec.to_owned();
+        self.handle(container)?
+            .ask(|reply| Request::ExecStart {
+                id,
+                detach,
+                size,
+                reply,
+            })
+            .await
+    }
+
+    /// One exec.
+    ///
+    /// # Errors
+    /// `NoSuchExec`.
+    pub fn exec_inspect(&self, exec: &str) -> Result<Exec> {
+        self.0.execs.get(exec)
+    }
+
+    /// Changes the size of an exec's terminal.
+    ///
+    /// # Errors
+    /// `NoSuchExec`, `NotRunning`.
+    pub async fn exec_resize(&self, exec: &str, rows: u16, cols: u16) -> Result<()> {
+        let container = self.0.execs.get(exec)?.container;
+        let id = exec
+            .parse()
+            .map_err(|_| EngineError::NoSuchExec(exec.to_owned()))?;
+        let target = Target::Exec(id);
+        self.handle(container)?
+            .ask(|reply| Request::Resize {
+                target,
+                rows,
+                cols,
+                reply,
+            })
+            .await
+    }
+}
+
+/// The images.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a>(&'a Arc<core::Core>);
+
+impl Images<'_> {
+    /// Finds an image by name, digest, id or unique id prefix.
+    ///
+    /// # Errors
+    /// `NoSuchImage`, `Ambiguous`.
+    pub fn resolve(&self, name: &str) -> Result<Image> {
+        self.0.images.view(name).map(|image| self.counted(image))
+    }
+
+    /// All images, newest first.
+    pub fn list(&self) -> Vec<Image> {
+        self.0
+            .images
+            .list()
+            .into_iter()
+            .map(|image| self.counted(image))
+            .collect()
+    }
+
+    fn counted(&self, mut image: Image) -> Image {
+        let containers = self.0.containers.snapshots();
+        image.containers = containers
+            .iter()
+            .filter(|c| c.spec.image == image.id)
+            .count();
+        image
+    }
+
+    /// Loads a docker archive or OCI layout, compressed or not.
+    ///
+    /// # Errors
+    /// What is wrong with the archive; images that were whole before that stay.
+    pub async fn load(
+        &self,
+        reader: Box<dyn std::io::Read + Send>,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<()> {
+        object::image::load(self.0, reader, progress).await
+    }
+
+    /// Makes an image of one root file system; returns its id.
+    ///
+    /// # Errors
+    /// What is wrong with the archive, the reference or a change.
+    pub async fn import(
+        &self,
+        reader: Box<dyn std::io::Read + Send>,
+        request: ImportRequest,
+    ) -> Result<Digest> {
+        object::image::import(self.0, reader, request).await
+    }
+
+    /// Writes images as a docker archive that is an OCI layout too.
+    ///
+    /// # Errors
+    /// `NoSuchImage`, or the writer's.
+    pub async fn save(
+        &self,
+        names: Vec<String>,
+        writer: Box<dyn std::io::Write + Send>,
+    ) -> Result<()> {
+        object::image::save(self.0, names, writer).await
+    }
+
+    /// Gives an image a further name.
+    ///
+    /// # Errors
+    /// `NoSuchImage`, `Invalid`.
+    pub async fn tag(&self, name: &str, reference: &str) -> Result<()> {
+        object::image::tag(self.0, name, reference).await
+    }
+
+    /// Removes a name, and the image with its last one.
+    ///
+    /// # Errors
+    /// `ImageInUse`, `ImageConflict`.
+    pub async fn remove(&self, name: &str, force: bool) -> Result<Vec<ImageRemoval>> {
+        object::image::remove(self.0, name, force).await
+    }
+
+    /// Removes dangling images (or all without containers); returns what went and freed bytes.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn prune(&self, all: bool) -> Result<(Vec<ImageRemoval>, u64)> {
+        object::image::prune(self.0, all).await
+    }
+}

@@ -84,9 +84,10 @@ impl FromStr for SandboxId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        parse_hex32(text)
-            .map(Self)
-            .ok_or_else(|| InvalidId { text: text.to_owned(), what: "an id of 64 hex digits" })
+        parse_hex32(text).map(Self).ok_or_else(|| InvalidId {
+            text: text.to_owned(),
+            what: "an id of 64 hex digits",
+        })
     }
 }
 
@@ -128,10 +129,13 @@ impl FromStr for Digest {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        text.strip_prefix("sha256:").and_then(parse_hex32).map(Self).ok_or_else(|| InvalidId {
-            text: text.to_owned(),
-            what: "a digest of the form sha256:<64 hex digits>",
-        })
+        text.strip_prefix("sha256:")
+            .and_then(parse_hex32)
+            .map(Self)
+            .ok_or_else(|| InvalidId {
+                text: text.to_owned(),
+                what: "a digest of the form sha256:<64 hex digits>",
+            })
     }
 }
 
@@ -164,7 +168,11 @@ mod tests {
 
     #[test]
     fn upper_case_and_other_lengths_are_refused() {
-        assert!(format!("sha256:{}", "AB".repeat(32)).parse::<Digest>().is_err());
+        assert!(
+            format!("sha256:{}", "AB".repeat(32))
+                .parse::<Digest>()
+                .is_err()
+        );
         assert!("sha256:ab".parse::<Digest>().is_err());
         assert!("ab".parse::<SandboxId>().is_err());
     }

@@ -6,6 +6,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod limits;
+pub mod signal;
 pub mod spec;
 pub mod state;
 

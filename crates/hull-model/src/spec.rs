@@ -74,7 +74,12 @@ pub struct ContainerConfig {
 impl ContainerConfig {
     /// The program and its arguments: entrypoint followed by command.
     pub fn args(&self) -> Vec<String> {
-        self.entrypoint.iter().chain(&self.cmd).flatten().cloned().collect()
+        self.entrypoint
+            .iter()
+            .chain(&self.cmd)
+            .flatten()
+            .cloned()
+            .collect()
     }
 }
 

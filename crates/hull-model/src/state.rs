@@ -3,7 +3,7 @@
 //! ```text
 //!            Start            Ready              Exited
 //!  Created ────────▶ Starting ─────▶ Running ───────────▶ Exited ──▶ (Start again)
-//!     ▲                 │  Failed      │ ▲                  │
+//!     ▲                 │  Undone      │ ▲                  │
 //!     └─────────────────┘        Pause ▼ │ Resume           │ Remove
 //!                                    Paused                 ▼
 //!                                                        Removing
@@ -61,7 +61,9 @@ pub enum Event {
     Start,
     /// The process runs.
     Ready,
-    /// The start failed before the process ran, with the code that `docker start` shows.
+    /// The first start ever failed before the process ran.
+    Undone,
+    /// A later start failed before the process ran, with the code that `docker start` shows.
     Failed(Exit),
     /// The process ended.
     Exited(Exit),
@@ -115,14 +117,35 @@ pub fn step(state: State, event: Event) -> Result<(State, Effect), Refused> {
     Ok(match (state, event) {
         (S::Created | S::Exited { .. }, E::Start) => (S::Starting, Effect::Spawn),
         (S::Starting, E::Ready) => (S::Running, Effect::None),
-        (S::Starting, E::Failed(exit)) => (S::Exited { exit, restarting: false }, Effect::Release),
-        (S::Starting | S::Running | S::Paused, E::Exited(exit)) => {
-            (S::Exited { exit, restarting: false }, Effect::Release)
-        }
-        (S::Exited { exit, .. }, E::Rearm) => (S::Exited { exit, restarting: true }, Effect::None),
-        (S::Exited { exit, .. }, E::Disarm) => {
-            (S::Exited { exit, restarting: false }, Effect::None)
-        }
+        (S::Starting, E::Undone) => (S::Created, Effect::Release),
+        (S::Starting, E::Failed(exit)) => (
+            S::Exited {
+                exit,
+                restarting: false,
+            },
+            Effect::Release,
+        ),
+        (S::Starting | S::Running | S::Paused, E::Exited(exit)) => (
+            S::Exited {
+                exit,
+                restarting: false,
+            },
+            Effect::Release,
+        ),
+        (S::Exited { exit, .. }, E::Rearm) => (
+            S::Exited {
+                exit,
+                restarting: true,
+            },
+            Effect::None,
+        ),
+        (S::Exited { exit, .. }, E::Disarm) => (
+            S::Exited {
+                exit,
+                restarting: false,
+            },
+            Effect::None,
+        ),
         (S::Running, E::Pause) => (S::Paused, Effect::Freeze),
         (S::Paused, E::Resume) => (S::Running, Effect::Thaw),
         (S::Created | S::Exited { .. } | S::Dead | S::Removing, E::Remove) => {
@@ -145,7 +168,9 @@ impl State {
             State::Created | State::Starting => "created",
             State::Running => "running",
             State::Paused => "paused",
-            State::Exited { restarting: true, .. } => "restarting",
+            State::Exited {
+                restarting: true, ..
+            } => "restarting",
             State::Exited { .. } => "exited",
             State::Removing => "removing",
             State::Dead => "dead",
@@ -157,16 +182,34 @@ impl State {
 mod tests {
     use super::*;
 
-    const EXIT: Exit = Exit { code: 3, oom_killed: false, at_ns: 1 };
+    const EXIT: Exit = Exit {
+        code: 3,
+        oom_killed: false,
+        at_ns: 1,
+    };
 
     #[test]
     fn a_life_ends_where_it_may_start_again() {
         let mut state = State::Created;
-        for event in [Event::Start, Event::Ready, Event::Pause, Event::Exited(EXIT)] {
+        for event in [
+            Event::Start,
+            Event::Ready,
+            Event::Pause,
+            Event::Exited(EXIT),
+        ] {
             state = step(state, event).expect("allowed").0;
         }
-        assert_eq!(state, State::Exited { exit: EXIT, restarting: false });
-        assert_eq!(step(state, Event::Start), Ok((State::Starting, Effect::Spawn)));
+        assert_eq!(
+            state,
+            State::Exited {
+                exit: EXIT,
+                restarting: false
+            }
+        );
+        assert_eq!(
+            step(state, Event::Start),
+            Ok((State::Starting, Effect::Spawn))
+        );
     }
 
     #[test]
@@ -184,6 +227,7 @@ mod tests {
         let events = [
             Event::Start,
             Event::Ready,
+            Event::Undone,
             Event::Failed(EXIT),
             Event::Exited(EXIT),
             Event::Rearm,
@@ -204,7 +248,11 @@ mod tests {
             match step(state, event) {
                 Ok((next, effect)) => {
                     assert_eq!(effect == Effect::Release, was_live && !next.is_live());
-                    state = if next == State::Removing { State::Created } else { next };
+                    state = if next == State::Removing {
+                        State::Created
+                    } else {
+                        next
+                    };
                 }
                 Err(refused) => assert_eq!(refused.state, state),
             }

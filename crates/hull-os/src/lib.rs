@@ -7,6 +7,8 @@
 pub mod capability;
 pub mod cgroup;
 pub mod durable;
+pub mod inotify;
+pub mod loopdev;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

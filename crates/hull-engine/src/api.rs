@@ -1,0 +1,350 @@
+//! Requests and answers of the engine's public interface: plain values, no behaviour.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hull_model::spec::{ContainerConfig, ContainerSpec, EndpointSpec, HostConfig};
+use hull_model::state::{Exit, State};
+use hull_model::{Digest, SandboxId};
+
+/// Whether a request changed anything; edges answer 304 to `AlreadySo`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It did.
+    Made,
+    /// It was so before.
+    AlreadySo,
+}
+
+/// A container to create.
+#[derive(Debug, Clone, Default)]
+pub struct CreateRequest {
+    /// Wanted name without slash; none: a drawn one (`adjective_noun`).
+    pub name: Option<String>,
+    /// Image as the user wrote it: name, tag, digest or id.
+    pub image: String,
+    /// What runs; image defaults are merged in by the engine.
+    pub config: ContainerConfig,
+    /// How it is held.
+    pub host: HostConfig,
+    /// Networks by name.
+    pub endpoints: BTreeMap<String, EndpointSpec>,
+}
+
+/// A created container.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// Its id.
+    pub id: SandboxId,
+    /// What was weaker than asked for, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// A container as it is now: an immutable snapshot.
+#[derive(Debug, Clone)]
+pub struct Container {
+    /// Its id.
+    pub id: SandboxId,
+    /// What it was asked to be.
+    pub spec: Arc<ContainerSpec>,
+    /// Where it is in its life.
+    pub state: State,
+    /// Nanoseconds since the epoch.
+    pub created_ns: i64,
+    /// Nanoseconds since the epoch of the last start; 0: never.
+    pub started_ns: i64,
+    /// Process id of its first process on the host; 0: none.
+    pub pid: u32,
+    /// Text of the last failed start; empty: none.
+    pub error: String,
+    /// Exit code that goes with `error`, as `docker inspect` shows it; 0: none.
+    pub error_code: i32,
+    /// How often the restart policy started it since the last start by hand.
+    pub restart_count: u32,
+    /// Its addresses while it runs.
+    pub endpoint: Option<Endpoint>,
+    /// Mounts with their sources resolved.
+    pub mounts: Vec<MountPoint>,
+    /// Where its output is kept, for drivers that keep a file.
+    pub log_path: Option<PathBuf>,
+    /// Files that it sees as `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
+    pub files_dir: PathBuf,
+    /// Upper directory of its root.
+    pub upper_dir: PathBuf,
+    /// Ids of execs that run.
+    pub execs: Vec<String>,
+    /// Diff ids of its layers, lowest first.
+    pub layers: Vec<Digest>,
+    /// Warnings that were given at create and still hold.
+    pub warnings: Vec<String>,
+}
+
+/// An attachment of a running container to a network.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Endpoint {
+    /// Name of the network.
+    pub network: String,
+    /// 64 hex digits.
+    pub network_id: String,
+    /// 64 hex digits.
+    pub endpoint_id: String,
+    /// Address.
+    pub address: Ipv4Addr,
+    /// Bits of the network part.
+    pub prefix: u8,
+    /// Gateway.
+    pub gateway: Option<Ipv4Addr>,
+    /// Hardware address, `02:42:ac:11:00:02`.
+    pub mac: String,
+}
+
+/// A mount with its source resolved, as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPoint {
+    /// `bind`, `volume` or `tmpfs`.
+    pub kind: &'static str,
+    /// Name of the volume; empty for others.
+    pub name: String,
+    /// Path on the host; empty for tmpfs.
+    pub source: String,
+    /// Path inside.
+    pub destination: String,
+    /// Mode text as given.
+    pub mode: String,
+    /// Whether it may be written.
+    pub writable: bool,
+    /// Propagation word; empty for volumes and tmpfs.
+    pub propagation: &'static str,
+}
+
+/// When a wait ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WaitCondition {
+    /// As soon as it does not run; at once when it never ran.
+    #[default]
+    NotRunning,
+    /// At the next exit.
+    NextExit,
+    /// When it is gone.
+    Removed,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waited {
+    /// Exit code.
+    pub code: i32,
+    /// Why the container could not be started or removed; empty: fine.
+    pub error: String,
+}
+
+/// How to remove a container.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RemoveOptions {
+    /// Kill it first.
+    pub force: bool,
+    /// Its anonymous volumes too.
+    pub volumes: bool,
+}
+
+/// What to attach to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AttachRequest {
+    /// Give it our input.
+    pub stdin: bool,
+    /// Its output.
+    pub stdout: bool,
+    /// Its errors.
+    pub stderr: bool,
+    /// What it printed before, first.
+    pub logs: bool,
+    /// Stay attached.
+    pub stream: bool,
+}
+
+/// An attached stream: one end of a socket pair, whose other end the shim has.
+///
+/// Reading gives output (8-byte frame headers as in Docker's attach unless `tty`), end of file
+/// means that the process ended. Writing gives input, `shutdown(Write)` ends it.
+#[derive(Debug)]
+pub struct Attached {
+    /// The stream.
+    pub stream: tokio::net::UnixStream,
+    /// Raw bytes of a terminal instead of frames.
+    pub tty: bool,
+    /// What was printed before, framed likewise, when it was asked for.
+    pub replay: Vec<u8>,
+}
+
+/// Which log lines.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogsRequest {
+    /// Of stdout.
+    pub stdout: bool,
+    /// Of stderr.
+    pub stderr: bool,
+    /// Go on while the container runs.
+    pub follow: bool,
+    /// Only the last so many; none: all.
+    pub tail: Option<u64>,
+    /// Not before, nanoseconds since the epoch; 0: from the start.
+    pub since_ns: i64,
+    /// Not after, nanoseconds since the epoch; 0: to the end.
+    pub until_ns: i64,
+}
+
+/// One line of a log, without its JSON form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// From stderr, not stdout.
+    pub stderr: bool,
+    /// RFC 3339 with nanoseconds, as in the file.
+    pub time: String,
+    /// Bytes with their line end, or a part of 16 KiB without one.
+    pub bytes: Vec<u8>,
+}
+
+/// A command to run in a container.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub cmd: Vec<String>,
+    /// Added to the container's environment.
+    pub env: Vec<String>,
+    /// `user[:group]`; empty: the container's.
+    pub user: String,
+    /// Empty: the container's.
+    pub working_dir: String,
+    /// A terminal.
+    pub tty: bool,
+    /// Which streams the client wants.
+    pub attach: hull_model::spec::Streams,
+    /// All capabilities.
+    pub privileged: bool,
+    /// Detach keys as given; only echoed.
+    pub detach_keys: String,
+}
+
+/// An exec as it is now.
+#[derive(Debug, Clone)]
+pub struct Exec {
+    /// 64 hex digits.
+    pub id: String,
+    /// Where it runs.
+    pub container: SandboxId,
+    /// What was asked for.
+    pub request: ExecRequest,
+    /// Whether it runs.
+    pub running: bool,
+    /// How it ended; none: it did not.
+    pub exit_code: Option<i32>,
+    /// On the host; 0: did not start.
+    pub pid: u32,
+}
+
+/// An image as people see it.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of its configuration.
+    pub id: Digest,
+    /// Names with tags in familiar form, `busybox:latest`.
+    pub tags: Vec<String>,
+    /// Names with digests in familiar form.
+    pub digests: Vec<String>,
+    /// The configuration blob as it is, OCI or Docker form.
+    pub config: Arc<serde_json::Value>,
+    /// Bytes of its layer files.
+    pub size: u64,
+    /// Nanoseconds since the epoch.
+    pub created_ns: i64,
+    /// Nanoseconds since the epoch of the last tagging; 0: unknown.
+    pub tagged_ns: i64,
+    /// Diff ids, lowest first.
+    pub layers: Vec<Digest>,
+    /// How many containers were made of it.
+    pub containers: usize,
+}
+
+/// What removing an image did, in Docker's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageRemoval {
+    /// A name is gone.
+    Untagged(String),
+    /// The image is gone.
+    Deleted(Digest),
+}
+
+/// How a start failed or how a process ended, for `State` of inspect.
+pub fn exit_of(state: &State) -> Option<Exit> {
+    match state {
+        State::Exited { exit, .. } => Some(*exit),
+        _ => None,
+    }
+}
+
+/// Facts about the host and the engine.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// What survives a reboot.
+    pub data_root: PathBuf,
+    /// Drawn with the data root; 36 characters in the form of a UUID.
+    pub id: String,
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// Bytes.
+    pub memory_bytes: u64,
+    /// Processors.
+    pub cpus: usize,
+    /// Sentences about what the host lacks.
+    pub warnings: Vec<String>,
+    /// How layers are held: `erofs (file, direct)`, `erofs (loop)`.
+    pub layer_backing: String,
+    /// The default bridge; none: disabled.
+    pub bridge: Option<BridgeFacts>,
+}
+
+/// The default bridge as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeFacts {
+    /// 64 hex digits of the network `bridge`.
+    pub network_id: String,
+    /// Name of the link.
+    pub link: String,
+    /// `172.17.0.0/16`.
+    pub subnet: String,
+    /// `172.17.0.1`.
+    pub gateway: Ipv4Addr,
+    /// Bytes.
+    pub mtu: u32,
+}
+
+/// What happened while bytes came in, for progress streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Bytes of a layer so far.
+    Layer {
+        /// Short id.
+        id: String,
+        /// Done.
+        current: u64,
+        /// All; 0: unknown.
+        total: u64,
+    },
+    /// A line for the user, `Loaded image: busybox:latest`.
+    Message(String),
+}
+
+/// How an imported image shall be.
+#[derive(Debug, Clone, Default)]
+pub struct ImportRequest {
+    /// Its name; none: only an id.
+    pub reference: Option<String>,
+    /// Dockerfile instructions that change its configuration.
+    pub changes: Vec<String>,
+    /// Comment in its history.
+    pub message: String,
+    /// `os/arch[/variant]`; none: this host's.
+    pub platform: Option<String>,
+}

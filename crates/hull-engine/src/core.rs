@@ -1,0 +1,177 @@
+//! What all owners share: the store, the drivers, the tables. No behaviour of its own beyond
+//! where things lie.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hull_model::SandboxId;
+use hull_model::spec::ContainerSpec;
+
+use crate::EngineConfig;
+use crate::api::{AttachRequest, Container, LogsRequest};
+use crate::error::{EngineError, Result};
+use crate::events::Events;
+use crate::jobs::{Jobs, Pool};
+use crate::logs;
+use crate::network::Network;
+use crate::object::exec::ExecTable;
+use crate::object::image::ImageTable;
+use crate::object::registry::Registry;
+use crate::store::Store;
+
+/// The engine's inside.
+pub(crate) struct Core {
+    pub(crate) config: EngineConfig,
+    /// Of the running kernel: what only lives as long as it is compared with this.
+    pub(crate) boot_id: String,
+    /// Drawn with the data root.
+    pub(crate) engine_id: String,
+    pub(crate) store: Store,
+    pub(crate) jobs: Arc<Jobs>,
+    pub(crate) events: Events,
+    pub(crate) containers: Registry,
+    pub(crate) execs: ExecTable,
+    pub(crate) images: ImageTable,
+    pub(crate) storage: hull_storage::Store,
+    pub(crate) mounts: hull_storage::LayerMounts,
+    pub(crate) driver: hull_sandbox::Driver,
+    pub(crate) network: Network,
+    pub(crate) cgroups: hull_os::cgroup::Hierarchies,
+    /// Whether overlay takes layers by descriptor here (Linux 6.13 and newer).
+    pub(crate) lowers_by_descriptor: bool,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("data_root", &self.config.data_root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// Directory of a container on the data root: upper directory, files, log.
+    pub(crate) fn container_dir(&self, id: SandboxId) -> PathBuf {
+        self.config
+            .data_root
+            .join("containers")
+            .join(id.to_string())
+    }
+
+    /// Directory in the run root that holds what was asked of its execs.
+    pub(crate) fn exec_dir(&self, id: SandboxId) -> PathBuf {
+        self.config.run_root.join("x").join(id.short())
+    }
+
+    /// Where its output is kept; none for drivers that keep no file.
+    pub(crate) fn log_path(&self, spec: &ContainerSpec, id: SandboxId) -> Option<PathBuf> {
+        match spec.host.log.driver.as_str() {
+            "" | "json-file" => Some(self.container_dir(id).join(format!("{id}-json.log"))),
+            _ => None,
+        }
+    }
+
+    /// Its cgroup below the root of each hierarchy.
+    pub(crate) fn cgroup_path(&self, spec: &ContainerSpec, id: SandboxId) -> String {
+        let asked = spec.host.cgroup_parent.trim_matches('/');
+        let parent = if asked.is_empty() {
+            self.config.cgroup_parent.as_str()
+        } else {
+            asked
+        };
+        format!("{parent}/{id}")
+    }
+
+    /// Removes its files on the data root and in the run root.
+    pub(crate) fn remove_files(&self, id: SandboxId) -> Result<()> {
+        for directory in [self.exec_dir(id), self.container_dir(id)] {
+            match fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(EngineError::io(
+                        format!("remove {}", directory.display()),
+                        error,
+                    ));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Freezes or thaws all processes of a container.
+    pub(crate) fn freeze(&self, cgroup: &str, frozen: bool) -> Result<()> {
+        let group = self.cgroups.open_group(cgroup);
+        let done = if frozen { group.freeze() } else { group.thaw() };
+        done.map_err(|e| EngineError::io(format!("freeze the cgroup {cgroup}"), e))
+    }
+
+    /// Process ids in a cgroup.
+    pub(crate) fn processes(&self, cgroup: &str) -> Result<Vec<u32>> {
+        self.cgroups
+            .open_group(cgroup)
+            .pids()
+            .map_err(|e| EngineError::io(format!("read the cgroup {cgroup}"), e))
+    }
+
+    /// Bytes that a container has written to its root; what cannot be read counts as nothing.
+    pub(crate) async fn size_of(&self, container: &Container) -> u64 {
+        let upper = container.upper_dir.clone();
+        self.jobs
+            .run(Pool::Disk, move || tree_bytes(&upper))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Sentences about limits that this host cannot hold.
+    pub(crate) fn limit_warnings(&self, spec: &ContainerSpec) -> Result<Vec<String>> {
+        crate::limits::warnings(&self.cgroups, spec)
+    }
+
+    /// What a container printed so far, as an attached client sees it.
+    pub(crate) fn read_replay(
+        &self,
+        id: SandboxId,
+        request: AttachRequest,
+        tty: bool,
+    ) -> Result<Vec<u8>> {
+        let path = self.container_dir(id).join(format!("{id}-json.log"));
+        let wanted = LogsRequest {
+            stdout: request.stdout,
+            stderr: request.stderr,
+            ..LogsRequest::default()
+        };
+        let lines =
+            logs::read_all(&path, &wanted).map_err(|e| EngineError::io("read the log", e))?;
+        let mut replay = Vec::new();
+        for line in lines {
+            if !tty {
+                let length = u32::try_from(line.bytes.len()).unwrap_or(u32::MAX);
+                replay.extend([if line.stderr { 2 } else { 1 }, 0, 0, 0]);
+                replay.extend(length.to_be_bytes());
+            }
+            replay.extend(line.bytes);
+        }
+        Ok(replay)
+    }
+}
+
+/// Bytes of all files below a directory, each hard link once per name.
+fn tree_bytes(directory: &Path) -> u64 {
+    let mut bytes = 0;
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let Ok(facts) = entry.metadata() else {
+                continue;
+            };
+            if facts.is_dir() {
+                waiting.push(entry.path());
+            } else {
+                bytes += facts.len();
+            }
+        }
+    }
+    bytes
+}

@@ -1,0 +1,149 @@
+//! The one error of the engine's public interface.
+//!
+//! Variants are the cases in which an edge words its own sentence because clients parse it;
+//! everything else carries a sentence of the failed step and its cause.
+
+use hull_model::{ErrorKind, SandboxId};
+
+/// A cause, boxed so that every driver's error fits.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a request to the engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No container has this name or id.
+    #[error("no such container: {0}")]
+    NoSuchContainer(String),
+    /// No image has this name or id.
+    #[error("no such image: {0}")]
+    NoSuchImage(String),
+    /// No exec has this id.
+    #[error("no such exec instance: {0}")]
+    NoSuchExec(String),
+    /// A prefix that fits several objects.
+    #[error("multiple IDs found with provided prefix: {0}")]
+    Ambiguous(String),
+    /// The container name is taken.
+    #[error("container name {name:?} is in use by container {holder}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        holder: SandboxId,
+    },
+    /// The container has to run for this.
+    #[error("container {0} is not running")]
+    NotRunning(SandboxId),
+    /// The container is paused and must not be.
+    #[error("container {0} is paused")]
+    Paused(SandboxId),
+    /// The container runs and must not.
+    #[error("container {id} is {state}")]
+    StillLive {
+        /// Which.
+        id: SandboxId,
+        /// Docker's word for its state.
+        state: &'static str,
+    },
+    /// The object is in a state in which this cannot be done; the sentence says which.
+    #[error("{0}")]
+    WrongState(String),
+    /// A removal is under way already.
+    #[error("removal of container {0} is already in progress")]
+    BeingRemoved(SandboxId),
+    /// The process could not be started.
+    #[error("{text}")]
+    StartFailed {
+        /// What failed, in runc's words: `exec: "x": executable file not found in $PATH`.
+        text: String,
+        /// 125, 126 or 127, as `docker run` exits.
+        exit_code: i32,
+    },
+    /// An image is in use by a container.
+    #[error("image {image} is in use by container {container}")]
+    ImageInUse {
+        /// As the user named it.
+        image: String,
+        /// Short id of the container.
+        container: String,
+        /// Whether it runs.
+        running: bool,
+    },
+    /// An image has several names, or children, and is not removed without force.
+    #[error("{0}")]
+    ImageConflict(String),
+    /// What was asked for is wrong; the sentence says what and what to do.
+    #[error("{0}")]
+    Invalid(String),
+    /// What was asked for is not there in this version or kernel; the sentence names it.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A step failed.
+    #[error("{step}")]
+    Step {
+        /// What was being done, with its values.
+        step: String,
+        /// How an edge answers.
+        kind: ErrorKind,
+        /// Why.
+        #[source]
+        cause: Cause,
+    },
+    /// A queue is full or the object does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl EngineError {
+    /// The kind, for the edges' tables.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoSuchContainer(_) | Self::NoSuchImage(_) | Self::NoSuchExec(_) => {
+                ErrorKind::NotFound
+            }
+            Self::Ambiguous(_) | Self::Invalid(_) | Self::StartFailed { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::NameTaken { .. } => ErrorKind::AlreadyExists,
+            Self::NotRunning(_)
+            | Self::Paused(_)
+            | Self::StillLive { .. }
+            | Self::WrongState(_) => ErrorKind::WrongState,
+            Self::BeingRemoved(_) | Self::ImageInUse { .. } | Self::ImageConflict(_) => {
+                ErrorKind::Busy
+            }
+            Self::Unsupported(_) => ErrorKind::Unsupported,
+            Self::Step { kind, .. } => *kind,
+            Self::Unavailable(_) => ErrorKind::Unavailable,
+        }
+    }
+
+    /// Wraps the failure of a step that nobody classified better than by its kind.
+    pub fn step(step: impl Into<String>, kind: ErrorKind, cause: impl Into<Cause>) -> Self {
+        Self::Step {
+            step: step.into(),
+            kind,
+            cause: cause.into(),
+        }
+    }
+
+    /// Wraps an I/O error of a step.
+    pub fn io(step: impl Into<String>, cause: std::io::Error) -> Self {
+        Self::step(step, ErrorKind::of_io(&cause), cause)
+    }
+
+    /// The sentence with all its causes, as edges print it once.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+}
+
+/// What engine functions return.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;

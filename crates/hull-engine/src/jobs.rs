@@ -1,0 +1,90 @@
+//! Bounded places for blocking work, so that a slow disk never takes all threads.
+//!
+//! Each pool is a number of places in front of the runtime's blocking threads. A caller waits
+//! for a place in line; when the line is too long it hears so at once.
+
+use std::sync::Arc;
+
+use hull_model::limits::{DISK_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX};
+use tokio::sync::Semaphore;
+
+use crate::error::{EngineError, Result};
+
+/// What sort of work a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pool {
+    /// Reads and writes much: load, import, save, removal of trees.
+    Disk,
+    /// Short calls that may wait in the kernel: mounts, spawns, cgroups.
+    Kernel,
+}
+
+#[derive(Debug)]
+struct Places {
+    running: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new(count: usize) -> Self {
+        Self {
+            running: Arc::new(Semaphore::new(count)),
+            waiting: Arc::new(Semaphore::new(count + JOBS_WAITING_MAX)),
+        }
+    }
+}
+
+/// The pools.
+#[derive(Debug)]
+pub(crate) struct Jobs {
+    disk: Places,
+    kernel: Places,
+}
+
+impl Jobs {
+    pub(crate) fn new() -> Self {
+        Self {
+            disk: Places::new(DISK_JOBS_MAX),
+            kernel: Places::new(KERNEL_JOBS_MAX),
+        }
+    }
+
+    /// Runs blocking work in a pool. When the caller goes away, the work still ends.
+    ///
+    /// # Errors
+    /// `Unavailable` when the line is full or the work panicked.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one bounded door to it"
+    )]
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        pool: Pool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let places = match pool {
+            Pool::Disk => &self.disk,
+            Pool::Kernel => &self.kernel,
+        };
+        let full = || EngineError::Unavailable(format!("too many {pool:?} jobs wait; try again"));
+        let _in_line = places
+            .waiting
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| full())?;
+        let place = places
+            .running
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| full())?;
+        let result = tokio::task::spawn_blocking(move || {
+            let result = work();
+            drop(place);
+            result
+        });
+        result
+            .await
+            .map_err(|e| EngineError::Unavailable(format!("a {pool:?} job failed: {e}")))
+    }
+}

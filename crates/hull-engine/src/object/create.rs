@@ -1,0 +1,428 @@
+//! Creating a container: merge with the image, check, name, write down.
+//!
+//! One commit and no other effect: directories are made at the first start, so that a crash
+//! leaves either nothing or a whole container.
+
+use std::sync::Arc;
+
+use hull_model::limits::CONTAINERS_MAX;
+use hull_model::spec::{
+    ContainerConfig, ContainerSpec, Healthcheck, HostConfig, Isolation, MountForm, MountKind,
+    MountSpec, NamespaceMode, NetworkMode, RestartPolicy,
+};
+use hull_model::{SandboxId, signal};
+
+use crate::api::{CreateRequest, Created};
+use crate::clock::{new_id, now_ns, random_bytes};
+use crate::core::Core;
+use crate::error::{EngineError, Result};
+use crate::object::container::{ContainerRecord, Owner, StateRecord, to_json};
+use crate::store::{Change, Key};
+use crate::{name, translate};
+
+/// Draws of a name before we give up.
+const NAME_DRAWS_MAX: u32 = 20;
+
+/// Creates a container and starts its owner.
+pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<Created> {
+    if core.containers.count() >= CONTAINERS_MAX {
+        return Err(EngineError::Unavailable(format!(
+            "there are {CONTAINERS_MAX} containers already; remove some"
+        )));
+    }
+    // No layer goes away between here and the record that names it.
+    let _sweep = core.images.sweep.clone().read_owned().await;
+    let image = core.images.resolve(&request.image)?;
+    let mut config = request.config;
+    merge_image(&mut config, &image.defaults);
+    let mut host = request.host;
+    anonymous_volumes(&config, &mut host);
+    let mut warnings = check(&config, &host)?;
+    let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
+    let name = take_name(core, request.name.as_deref(), id)?;
+    let spec = ContainerSpec {
+        name: name.clone(),
+        image_reference: request.image,
+        image: image.id,
+        config,
+        host,
+        endpoints: request.endpoints,
+    };
+    let checked = dry_run(core, &spec, id);
+    let written = match checked {
+        Ok(mut found) => {
+            warnings.append(&mut found);
+            let record = ContainerRecord {
+                v: 1,
+                spec,
+                created_ns: now_ns(),
+                layers: image.layers,
+                warnings: warnings.clone(),
+            };
+            let life = StateRecord::created(&core.boot_id);
+            let writes = vec![
+                Change::put(Key::Container(*id.as_bytes()), to_json(&record)),
+                Change::put(Key::State(*id.as_bytes()), to_json(&life)),
+            ];
+            core.store.commit(writes).await.map(|()| (record, life))
+        }
+        Err(error) => Err(error),
+    };
+    let (record, life) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            core.containers.free_name(&name, id);
+            return Err(error);
+        }
+    };
+    let (owner, handle) = Owner::new(core.clone(), id, record, life);
+    owner.event("create", []);
+    core.containers.insert(id, &name, handle);
+    tokio::spawn(owner.run());
+    Ok(Created { id, warnings })
+}
+
+fn take_name(core: &Core, wanted: Option<&str>, id: SandboxId) -> Result<String> {
+    if let Some(wanted) = wanted.map(|name| name.strip_prefix('/').unwrap_or(name))
+        && !wanted.is_empty()
+    {
+        core.containers.take_name(wanted, id)?;
+        return Ok(wanted.to_owned());
+    }
+    let bytes = random_bytes().map_err(|e| EngineError::io("draw a name", e))?;
+    let mut random = u64::from_le_bytes([
+        bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+    ]);
+    for attempt in 0..NAME_DRAWS_MAX {
+        let drawn = name::draw(random, attempt);
+        if core.containers.take_name(&drawn, id).is_ok() {
+            return Ok(drawn);
+        }
+        random = random.rotate_left(17).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    Err(EngineError::Unavailable(
+        "no free name was found; give one with --name".to_owned(),
+    ))
+}
+
+/// Fills in what the image says where the request does not, by Docker's rules.
+fn merge_image(config: &mut ContainerConfig, image: &ContainerConfig) {
+    if config.user.is_empty() {
+        config.user.clone_from(&image.user);
+    }
+    if config.entrypoint.is_none() {
+        if config.cmd.as_ref().is_none_or(Vec::is_empty) {
+            config.cmd.clone_from(&image.cmd);
+        }
+        config.entrypoint.clone_from(&image.entrypoint);
+    } else if config.entrypoint.as_deref() == Some(&[String::new()]) {
+        // `--entrypoint ""` takes the image's away.
+        config.entrypoint = None;
+    }
+    let mut env = image.env.clone();
+    translate::merge_environment(&mut env, &config.env);
+    config.env = env;
+    for (key, value) in &image.labels {
+        config
+            .labels
+            .entry(key.clone())
+            .or_insert_with(|| value.clone());
+    }
+    config
+        .exposed_ports
+        .extend(image.exposed_ports.iter().cloned());
+    config.volumes.extend(image.volumes.iter().cloned());
+    if config.working_dir.is_empty() {
+        config.working_dir.clone_from(&image.working_dir);
+    }
+    if config.stop_signal.is_empty() {
+        config.stop_signal.clone_from(&image.stop_signal);
+    }
+    config.shell = config.shell.take().or_else(|| image.shell.clone());
+    config.on_build.clear();
+    merge_healthcheck(config, image);
+}
+
+fn merge_healthcheck(config: &mut ContainerConfig, image: &ContainerConfig) {
+    let Some(from) = &image.healthcheck else {
+        return;
+    };
+    let Some(own) = &mut config.healthcheck else {
+        config.healthcheck = Some(from.clone());
+        return;
+    };
+    let Healthcheck {
+        test,
+        interval_ns,
+        timeout_ns,
+        start_period_ns,
+        start_interval_ns,
+        retries,
+    } = own;
+    if test.is_empty() {
+        test.clone_from(&from.test);
+    }
+    for (value, inherited) in [
+        (interval_ns, from.interval_ns),
+        (timeout_ns, from.timeout_ns),
+        (start_period_ns, from.start_period_ns),
+        (start_interval_ns, from.start_interval_ns),
+        (retries, from.retries),
+    ] {
+        if *value == 0 {
+            *value = inherited;
+        }
+    }
+}
+
+/// Each path in `volumes` that nothing else is mounted on gets an anonymous volume.
+fn anonymous_volumes(config: &ContainerConfig, host: &mut HostConfig) {
+    for path in &config.volumes {
+        let destination = path.trim_end_matches('/');
+        if host
+            .mounts
+            .iter()
+            .any(|known| known.destination == destination)
+        {
+            continue;
+        }
+        host.mounts.push(MountSpec {
+            kind: MountKind::Volume {
+                name: String::new(),
+                no_copy: false,
+                subpath: String::new(),
+            },
+            destination: destination.to_owned(),
+            readonly: false,
+            form: MountForm::Anonymous,
+            mode: String::new(),
+        });
+    }
+}
+
+/// Refuses what cannot be or is not there, in words that say what to do.
+fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if config.args().is_empty() {
+        return Err(EngineError::Invalid("no command specified".to_owned()));
+    }
+    if !config.stop_signal.is_empty() && signal::parse(&config.stop_signal).is_none() {
+        return Err(EngineError::Invalid(format!(
+            "Invalid signal: {}",
+            config.stop_signal
+        )));
+    }
+    if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
+        return Err(EngineError::Invalid(format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            config.working_dir
+        )));
+    }
+    if host.auto_remove && host.restart != RestartPolicy::No {
+        return Err(EngineError::Invalid(
+            "can't create 'AutoRemove' container with restart policy".to_owned(),
+        ));
+    }
+    check_not_there(config, host)?;
+    check_mounts(host, &mut warnings)?;
+    check_resources(host)?;
+    if host
+        .oom_score_adj
+        .is_some_and(|adj| !(-1000..=1000).contains(&adj))
+    {
+        return Err(EngineError::Invalid(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj.unwrap_or_default()
+        )));
+    }
+    let own_names = host.network == NetworkMode::Host || host.uts == NamespaceMode::Host;
+    if host.uts == NamespaceMode::Host && !config.hostname.is_empty() && own_names {
+        return Err(EngineError::Invalid(
+            "conflicting options: hostname and the UTS mode".to_owned(),
+        ));
+    }
+    if !matches!(host.log.driver.as_str(), "" | "json-file" | "none") {
+        return Err(EngineError::Unsupported(format!(
+            "log driver \"{}\" is not there yet; use json-file or none",
+            host.log.driver
+        )));
+    }
+    Ok(warnings)
+}
+
+fn check_not_there(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    let unsupported = |text: &str| Err(EngineError::Unsupported(text.to_owned()));
+    if host.isolation == Isolation::Vm {
+        return unsupported("isolation \"vm\" is not there yet; leave --isolation out");
+    }
+    if !host.port_bindings.is_empty() || host.publish_all_ports {
+        return unsupported(
+            "published ports are not there yet; use --network host, or reach the container by its address",
+        );
+    }
+    if let NetworkMode::Named(name) = &host.network {
+        return Err(EngineError::Unsupported(format!(
+            "network \"{name}\": networks beside bridge, host and none are not there yet"
+        )));
+    }
+    if !host.volumes_from.is_empty() {
+        return unsupported("--volumes-from is not there yet");
+    }
+    if !host.links.is_empty() {
+        return unsupported("--link is not there yet");
+    }
+    let checked = config
+        .healthcheck
+        .as_ref()
+        .and_then(|check| check.test.first());
+    if checked.is_some_and(|first| first != "NONE") {
+        // Carried and shown, not run: said at create, so that nobody waits for `healthy`.
+        tracing::debug!("a health check is carried, not run");
+    }
+    Ok(())
+}
+
+fn check_mounts(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
+    let mut seen = std::collections::BTreeSet::new();
+    for mount in &host.mounts {
+        let destination = mount.destination.as_str();
+        if !destination.starts_with('/') {
+            return Err(EngineError::Invalid(format!(
+                "invalid mount path: '{destination}' mount path must be absolute"
+            )));
+        }
+        if destination.trim_end_matches('/').is_empty() {
+            return Err(EngineError::Invalid(
+                "invalid specification: destination can't be '/'".to_owned(),
+            ));
+        }
+        if !seen.insert(destination) {
+            return Err(EngineError::Invalid(format!(
+                "Duplicate mount point: {destination}"
+            )));
+        }
+        match &mount.kind {
+            MountKind::Bind {
+                source,
+                create_source: false,
+                ..
+            } if !std::path::Path::new(source).exists() => {
+                return Err(EngineError::Invalid(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {source}"
+                )));
+            }
+            MountKind::Volume { name, .. } if !name.is_empty() => {
+                return Err(EngineError::Unsupported(format!(
+                    "volume \"{name}\": named volumes are not there yet; mount a directory of the host"
+                )));
+            }
+            MountKind::Volume { .. } => warnings.push(format!(
+                "{destination} is kept in the container itself: volumes are not there yet"
+            )),
+            MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_resources(host: &HostConfig) -> Result<()> {
+    let limits = &host.resources;
+    let invalid = |text: &str| Err(EngineError::Invalid(text.to_owned()));
+    if limits.memory > 0 && limits.memory < 6 << 20 {
+        return invalid("Minimum memory limit allowed is 6MB");
+    }
+    if limits.memory > 0 && limits.memory_swap > 0 && limits.memory_swap < limits.memory {
+        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
+    }
+    if limits.memory == 0 && limits.memory_swap > 0 {
+        return invalid(
+            "You should always set the Memory limit when using Memoryswap limit, see usage",
+        );
+    }
+    if limits.memory > 0 && limits.memory_reservation > limits.memory {
+        return invalid(
+            "Minimum memory limit can not be less than memory reservation limit, see usage",
+        );
+    }
+    if limits.nano_cpus > 0 && (limits.cpu_period > 0 || limits.cpu_quota > 0) {
+        return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set");
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = i64::try_from(cpus)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1_000_000_000);
+    if limits.nano_cpus < 0 || limits.nano_cpus > most {
+        return Err(EngineError::Invalid(format!(
+            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
+        )));
+    }
+    if limits.cpu_period != 0 && !(1_000..=1_000_000).contains(&limits.cpu_period) {
+        return invalid(
+            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
+        );
+    }
+    if limits.cpu_quota > 0 && limits.cpu_quota < 1_000 {
+        return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
+    }
+    if limits
+        .memory_swappiness
+        .is_some_and(|value| !(-1..=100).contains(&value))
+    {
+        return Err(EngineError::Invalid(format!(
+            "Invalid value: {}, valid memory swappiness range is 0-100",
+            limits.memory_swappiness.unwrap_or_default()
+        )));
+    }
+    Ok(())
+}
+
+/// Translates once, so that what cannot be is said at create and not at start.
+fn dry_run(core: &Core, spec: &ContainerSpec, id: SandboxId) -> Result<Vec<String>> {
+    let hostname = translate::hostname(spec, id);
+    translate::process(spec, &hostname)?;
+    translate::devices(spec)?;
+    let (_, mut warnings) = translate::capabilities(spec)?;
+    warnings.extend(core.limit_warnings(spec)?);
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(items: &[&str]) -> Option<Vec<String>> {
+        Some(items.iter().map(|item| (*item).to_owned()).collect())
+    }
+
+    fn merged(
+        entrypoint: Option<Vec<String>>,
+        cmd: Option<Vec<String>>,
+        image: (Option<Vec<String>>, Option<Vec<String>>),
+    ) -> Vec<String> {
+        let mut config = ContainerConfig {
+            entrypoint,
+            cmd,
+            ..ContainerConfig::default()
+        };
+        let (entrypoint, cmd) = image;
+        merge_image(
+            &mut config,
+            &ContainerConfig {
+                entrypoint,
+                cmd,
+                ..ContainerConfig::default()
+            },
+        );
+        config.args()
+    }
+
+    #[test]
+    fn entrypoint_and_command_merge_as_in_docker() {
+        let image = || (list(&["e"]), list(&["c"]));
+        assert_eq!(merged(None, None, image()), ["e", "c"]);
+        assert_eq!(merged(None, list(&["x"]), image()), ["e", "x"]);
+        assert_eq!(merged(list(&["y"]), None, image()), ["y"]);
+        assert_eq!(merged(list(&["y"]), list(&["x"]), image()), ["y", "x"]);
+        assert_eq!(merged(list(&[""]), list(&["x"]), image()), ["x"]);
+    }
+}

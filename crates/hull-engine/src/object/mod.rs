@@ -1,0 +1,9 @@
+//! One file per noun: the task or table that owns it, and its requests.
+
+pub(crate) mod connection;
+pub(crate) mod container;
+pub(crate) mod create;
+pub(crate) mod exec;
+pub(crate) mod image;
+pub(crate) mod registry;
+pub(crate) mod start;

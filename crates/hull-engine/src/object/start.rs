@@ -1,0 +1,280 @@
+//! Starting: everything between the written intent and the first instruction of the program.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hull_model::SandboxId;
+use hull_model::limits::{LOG_FILE_BYTES_MAX, LOG_FILES_MAX, START_MS_MAX};
+use hull_model::spec::{ContainerSpec, MountKind, NamespaceMode, NetworkMode};
+use hull_model::state::State;
+use hull_sandbox::{
+    Attachment, Event as ShimEvent, Log, Lowers, Namespace, Namespaces, Root, Shim, Spec,
+};
+
+use crate::core::Core;
+use crate::error::{EngineError, Result};
+use crate::jobs::Pool;
+use crate::network::Attachment as NetworkAttachment;
+use crate::object::connection::Connection;
+use crate::object::container::Owner;
+use crate::object::exec::start_failed;
+use crate::translate;
+
+impl Owner {
+    /// Spawns the shim and waits until the program runs; returns its process id and start time.
+    pub(super) async fn spawn(&mut self) -> Result<(u32, i64)> {
+        self.forget_execs();
+        let attachments = std::mem::take(&mut self.attachments);
+        let network = self.core.network.attach(self.id, &self.spec)?;
+        self.life.endpoint.clone_from(&network.endpoint);
+        let job = Job {
+            core: self.core.clone(),
+            id: self.id,
+            spec: self.spec.clone(),
+            layers: self.record.layers.clone(),
+            cgroup: self.cgroup_path(),
+        };
+        let shim = self
+            .core
+            .jobs
+            .run(Pool::Kernel, move || job.start(network, attachments))
+            .await??;
+        let connection = self.shim.insert(Connection::new(shim)?);
+        let limit = Duration::from_millis(START_MS_MAX);
+        let event = tokio::time::timeout(limit, connection.next()).await;
+        match event {
+            Ok(ShimEvent::Started { pid, started_at_ns }) => Ok((pid, started_at_ns)),
+            Ok(ShimEvent::StartFailed(failure)) => Err(start_failed(&failure)),
+            Ok(other) => Err(EngineError::StartFailed {
+                text: format!("the shim ended before the program ran ({other:?})"),
+                exit_code: 128,
+            }),
+            Err(_) => Err(EngineError::StartFailed {
+                text: format!("nothing ran after {START_MS_MAX} ms"),
+                exit_code: 128,
+            }),
+        }
+    }
+}
+
+/// What the blocking part of a start needs.
+struct Job {
+    core: Arc<Core>,
+    id: SandboxId,
+    spec: Arc<ContainerSpec>,
+    layers: Vec<hull_model::Digest>,
+    cgroup: String,
+}
+
+impl Job {
+    fn start(self, network: NetworkAttachment, attachments: Vec<Attachment>) -> Result<Shim> {
+        let directory = self.core.container_dir(self.id);
+        let hostname = translate::hostname(&self.spec, self.id);
+        self.make_files(&directory, &hostname, &network)?;
+        let log = self.log()?;
+        let spec = Spec {
+            id: self.id,
+            root: Root {
+                lowers: self.lowers()?,
+                upper: directory.join("upper"),
+                work: directory.join("work"),
+                readonly: self.spec.host.readonly_rootfs,
+                propagation: translate::root_propagation(&self.spec),
+            },
+            namespaces: self.namespaces()?,
+            link_steps: network.steps,
+            mounts: translate::mounts(&self.spec, &directory),
+            masked_paths: translate::masked_paths(&self.spec),
+            readonly_paths: translate::readonly_paths(&self.spec),
+            devices: translate::devices(&self.spec)?,
+            cgroup: hull_sandbox::Cgroup {
+                path: self.cgroup.clone(),
+                limits: crate::limits::of(&self.spec)?,
+            },
+            sysctls: translate::sysctls(&self.spec),
+            oom_score_adj: self.spec.host.oom_score_adj,
+            process: translate::process(&self.spec, &hostname)?,
+            init: self.spec.host.init.unwrap_or(self.core.config.init),
+            log,
+            domainname: self.spec.config.domainname.clone(),
+            hostname,
+        };
+        self.core
+            .driver
+            .start(&spec, attachments)
+            .map_err(|e| EngineError::step("start the sandbox", e.kind(), e))
+    }
+
+    /// Directories and files of the container; making them again changes nothing.
+    fn make_files(
+        &self,
+        directory: &Path,
+        hostname: &str,
+        network: &NetworkAttachment,
+    ) -> Result<()> {
+        let make = || -> io::Result<()> {
+            fs::create_dir_all(directory.join("upper"))?;
+            fs::create_dir_all(directory.join("work"))?;
+            fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
+            let endpoint = network.endpoint.as_ref();
+            let hosts = self.core.network.hosts_file(&self.spec, hostname, endpoint);
+            fs::write(directory.join("hosts"), hosts)?;
+            fs::write(
+                directory.join("resolv.conf"),
+                self.core.network.resolv_conf(&self.spec),
+            )
+        };
+        make().map_err(|e| EngineError::io(format!("prepare {}", directory.display()), e))?;
+        for mount in &self.spec.host.mounts {
+            if let MountKind::Bind {
+                source,
+                create_source: true,
+                ..
+            } = &mount.kind
+                && !Path::new(source).exists()
+            {
+                fs::create_dir_all(source)
+                    .map_err(|e| EngineError::io(format!("make the bind source {source}"), e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers, topmost first.
+    fn lowers(&self) -> Result<Lowers> {
+        let mut roots: Vec<Arc<OwnedFd>> = Vec::with_capacity(self.layers.len());
+        let mut names = Vec::with_capacity(self.layers.len());
+        for layer in self.layers.iter().rev() {
+            let image = self.core.storage.layer_path(layer);
+            let mounted = self
+                .core
+                .mounts
+                .ensure(layer, &image)
+                .map_err(|e| EngineError::step("mount the image", e.kind(), e))?;
+            roots.push(mounted.root);
+            names.push(mounted.name);
+        }
+        if self.core.lowers_by_descriptor {
+            Ok(Lowers::Descriptors(roots))
+        } else {
+            Ok(Lowers::Directories {
+                base: self.core.mounts.directory().to_owned(),
+                names,
+            })
+        }
+    }
+
+    fn namespaces(&self) -> Result<Namespaces> {
+        let host = &self.spec.host;
+        let network = match &host.network {
+            NetworkMode::Host => Namespace::Host,
+            NetworkMode::Container(name) => self.join(name, "net")?,
+            NetworkMode::Default | NetworkMode::None | NetworkMode::Named(_) => Namespace::Own,
+        };
+        Ok(Namespaces {
+            network,
+            pid: self.namespace(&host.pid, "pid")?,
+            ipc: self.namespace(&host.ipc, "ipc")?,
+            uts: self.namespace(&host.uts, "uts")?,
+            cgroup: self.namespace(&host.cgroupns, "cgroup")?,
+            user: None,
+        })
+    }
+
+    fn namespace(&self, mode: &NamespaceMode, kind: &str) -> Result<Namespace> {
+        Ok(match mode {
+            NamespaceMode::Host => Namespace::Host,
+            NamespaceMode::Container(name) => self.join(name, kind)?,
+            NamespaceMode::Default
+            | NamespaceMode::Private
+            | NamespaceMode::Shareable
+            | NamespaceMode::None => Namespace::Own,
+        })
+    }
+
+    /// A namespace of another container, which has to run.
+    fn join(&self, name: &str, kind: &str) -> Result<Namespace> {
+        let id = self.core.containers.resolve(name)?;
+        let handle = self.core.containers.handle(id)?;
+        let before = handle.snapshot.borrow().clone();
+        if before.state != State::Running || before.pid == 0 {
+            return Err(EngineError::WrongState(format!(
+                "cannot join {kind} of a non running container: {id}"
+            )));
+        }
+        let opened = hull_os::namespace::open(before.pid, kind)
+            .map_err(|e| EngineError::io(format!("open the {kind} namespace of {name}"), e))?;
+        // The number could have been given to another process between the two looks.
+        if handle.snapshot.borrow().pid != before.pid {
+            return Err(EngineError::NotRunning(id));
+        }
+        Ok(Namespace::Join(Arc::new(opened)))
+    }
+
+    fn log(&self) -> Result<Log> {
+        let path = self.core.log_path(&self.spec, self.id);
+        let options = &self.spec.host.log.options;
+        let max_size = match options.get("max-size") {
+            Some(text) => parse_size(text).ok_or_else(|| {
+                EngineError::Invalid(format!("invalid value for the log option max-size: {text}"))
+            })?,
+            None => LOG_FILE_BYTES_MAX,
+        };
+        let max_files = match options.get("max-file") {
+            Some(text) => text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+                EngineError::Invalid(format!("invalid value for the log option max-file: {text}"))
+            })?,
+            None => LOG_FILES_MAX,
+        };
+        Ok(Log {
+            path,
+            max_size,
+            max_files,
+        })
+    }
+}
+
+/// Bytes as in `10m`; -1 means without limit, 0 here.
+fn parse_size(text: &str) -> Option<u64> {
+    if text == "-1" {
+        return Some(0);
+    }
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match &lower[digits.len()..] {
+        "" | "b" => 0,
+        "k" | "kb" => 10,
+        "m" | "mb" => 20,
+        "g" | "gb" => 30,
+        _ => return None,
+    };
+    digits
+        .parse::<u64>()
+        .ok()?
+        .checked_shl(shift)
+        .filter(|bytes| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_are_read_as_docker_reads_them() {
+        for (text, bytes) in [
+            ("10m", Some(10 << 20)),
+            ("1k", Some(1024)),
+            ("-1", Some(0)),
+            ("5", Some(5)),
+            ("x", None),
+            ("", None),
+            ("0", None),
+        ] {
+            assert_eq!(parse_size(text), bytes, "{text}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Opening the engine, facts about it, and its orderly end with the host.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hull_model::state::State;
+
+use crate::EngineConfig;
+use crate::api::{Facts, WaitCondition};
+use crate::clock::random_bytes;
+use crate::core::Core;
+use crate::error::{EngineError, Result};
+use crate::events::Events;
+use crate::jobs::Jobs;
+use crate::network::Network;
+use crate::object::container::Request;
+use crate::object::exec::ExecTable;
+use crate::object::image::ImageTable;
+use crate::object::registry::Registry;
+use crate::recover;
+use crate::store::{Change, Contents, Key, Store};
+
+/// First kernel whose overlay takes layers by descriptor.
+const LOWERS_BY_DESCRIPTOR_SINCE: (u32, u32) = (6, 13);
+/// How long a container may take at a shutdown beyond its own stop timeout.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// Opens the data root and takes over what runs.
+pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Core>> {
+    for (path, mode) in [(&config.data_root, 0o710), (&config.run_root, 0o700)] {
+        make_private(path, mode)
+            .map_err(|e| EngineError::io(format!("make {}", path.display()), e))?;
+    }
+    let (store, contents) = Store::open(&config.data_root)?;
+    let boot_id =
+        hull_os::process::boot_id().map_err(|e| EngineError::io("read the boot id", e))?;
+    let engine_id = engine_id(&store, &contents).await?;
+    let storage = hull_storage::Store::open(&config.data_root)
+        .map_err(|e| EngineError::step("open the layer store", e.kind(), e))?;
+    let mounts = hull_storage::LayerMounts::open(&config.run_root)
+        .map_err(|e| EngineError::step("open the layer mounts", e.kind(), e))?;
+    let driver = hull_sandbox::Driver::open(&config.run_root, config.shim_program)
+        .map_err(|e| EngineError::step("open the sandbox driver", e.kind(), e))?;
+    let cgroups = hull_os::cgroup::Hierarchies::detect()
+        .map_err(|e| EngineError::io("read the cgroup hierarchies", e))?;
+    let network = Network::open(&config.bridge, &config.run_root)?;
+    let images = ImageTable::recover(&storage, &contents);
+    let core = Arc::new(Core {
+        lowers_by_descriptor: kernel_version() >= LOWERS_BY_DESCRIPTOR_SINCE,
+        boot_id,
+        engine_id,
+        store,
+        jobs: Arc::new(Jobs::new()),
+        events: Events::new(),
+        containers: Registry::default(),
+        execs: ExecTable::default(),
+        images,
+        storage,
+        mounts,
+        driver,
+        network,
+        cgroups,
+        config,
+    });
+    recover::containers(&core, &contents).await?;
+    Ok(core)
+}
+
+fn make_private(path: &Path, mode: u32) -> io::Result<()> {
+    if !path.exists() {
+        fs::create_dir_all(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// The id that was drawn with the data root, in the form of a UUID.
+async fn engine_id(store: &Store, contents: &Contents) -> Result<String> {
+    if let Some((_, value)) = contents.meta.iter().find(|(key, _)| key == "engine") {
+        return Ok(String::from_utf8_lossy(value).into_owned());
+    }
+    let bytes = random_bytes().map_err(|e| EngineError::io("draw the engine's id", e))?;
+    let hex: String = bytes[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let id = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-");
+    store
+        .commit(vec![Change::put(
+            Key::Meta("engine"),
+            id.clone().into_bytes(),
+        )])
+        .await?;
+    Ok(id)
+}
+
+fn kernel_version() -> (u32, u32) {
+    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = text
+        .split(['.', '-'])
+        .map_while(|part| part.trim().parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Facts for `info` and `version`.
+pub(crate) fn facts(core: &Core) -> Facts {
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total_kib = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let backing = core.mounts.backing();
+    Facts {
+        data_root: core.config.data_root.clone(),
+        id: core.engine_id.clone(),
+        cgroup_version: core.cgroups.version(),
+        memory_bytes: total_kib.unwrap_or_default() << 10,
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        warnings: core.network.warnings(),
+        layer_backing: backing
+            .map_or("erofs", |backing| backing.words())
+            .to_owned(),
+        bridge: core.network.facts(),
+    }
+}
+
+/// Stops all containers in reverse start order, then removes what the host need not keep.
+pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
+    let mut running: Vec<_> = core
+        .containers
+        .handles()
+        .into_iter()
+        .filter(|(_, handle)| handle.snapshot.borrow().state.is_live())
+        .collect();
+    running.sort_by_key(|(_, handle)| std::cmp::Reverse(handle.snapshot.borrow().started_ns));
+    let mut first_failure = Ok(());
+    for (id, handle) in running {
+        let container = handle.snapshot.borrow().clone();
+        let patience = container
+            .spec
+            .config
+            .stop_timeout_s
+            .unwrap_or(10)
+            .clamp(0, 3600);
+        let stop = async {
+            handle.ask(|reply| Request::Shutdown { reply }).await?;
+            let condition = WaitCondition::NotRunning;
+            let end = handle
+                .ask(|reply| Request::Wait { condition, reply })
+                .await?;
+            drop(end.await);
+            Ok(())
+        };
+        let limit = Duration::from_secs(patience.unsigned_abs()) + SHUTDOWN_GRACE;
+        let stopped = tokio::time::timeout(limit, stop).await.unwrap_or_else(|_| {
+            Err(EngineError::Unavailable(format!(
+                "container {} did not end",
+                id.short()
+            )))
+        });
+        if let Err(error) = stopped {
+            tracing::error!(container = %id.short(), error = %error.chain(), "shutdown");
+            first_failure = first_failure.and(Err(error));
+        }
+    }
+    let all_ended = core.containers.snapshots().iter().all(|container| {
+        !matches!(
+            container.state,
+            State::Starting | State::Running | State::Paused
+        )
+    });
+    if all_ended {
+        core.mounts.release_all();
+        first_failure = first_failure.and(core.network.remove());
+    }
+    first_failure
+}

@@ -1,0 +1,152 @@
+//! Start-up: what was recorded against what is.
+//!
+//! | recorded          | shim alive | exit record     | nothing, same boot | nothing, other boot |
+//! |-------------------|------------|-----------------|--------------------|---------------------|
+//! | Starting          | adopt      | Exited          | undo               | undo                |
+//! | Running, Paused   | adopt      | Exited + policy | Exited 137 + policy| Exited 255 + policy |
+//! | Created, Exited   | –          | discard         | –                  | –                   |
+//! | Removing          | go on      | go on           | go on              | go on               |
+//!
+//! A shim that is there and does not answer is asked again and again; the container stays as it
+//! was recorded, and nothing of it is touched. What has no record at all is removed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hull_model::SandboxId;
+use hull_model::state::{EXIT_LOST, EXIT_REBOOT, Exit, State};
+use hull_sandbox::Found;
+
+use crate::clock::now_ns;
+use crate::core::Core;
+use crate::error::Result;
+use crate::object::container::{ContainerRecord, Owner, StateRecord};
+use crate::store::Contents;
+
+/// How long the leftovers of a sandbox without a record may take to vanish.
+const DISCARD_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two questions to a shim that does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Makes the owners of all recorded containers and puts each into its right state.
+pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<()> {
+    let mut known = HashSet::new();
+    let mut owners = Vec::new();
+    for (key, bytes) in &contents.containers {
+        let id = SandboxId::from_bytes(*key);
+        known.insert(id.short());
+        let Some(record) = read::<ContainerRecord>(bytes, id) else {
+            continue;
+        };
+        let life = contents
+            .states
+            .iter()
+            .find(|(state_key, _)| state_key == key)
+            .and_then(|(_, bytes)| read::<StateRecord>(bytes, id))
+            .unwrap_or_else(|| StateRecord::created(&core.boot_id));
+        if let Some(endpoint) = &life.endpoint {
+            core.network.reserve(endpoint);
+        }
+        let name = record.spec.name.clone();
+        let (owner, handle) = Owner::new(core.clone(), id, record, life);
+        if !owner.is_being_removed() {
+            core.containers.insert(id, &name, handle);
+        }
+        owners.push(owner);
+    }
+    discard_unknown(core, &known);
+    for owner in owners {
+        tokio::spawn(find_again(owner));
+    }
+    Ok(())
+}
+
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8], id: SandboxId) -> Option<T> {
+    match serde_json::from_slice(bytes) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            // Never repaired by guess and never removed: a person has to look.
+            tracing::error!(container = %id.short(), %error, "a record cannot be read; it is left alone");
+            None
+        }
+    }
+}
+
+/// Removes sandboxes, links and files of containers that no record knows: half-done creates and
+/// removals whose record went last.
+fn discard_unknown(core: &Core, known: &HashSet<String>) {
+    let Ok(found) = core.driver.list() else {
+        return;
+    };
+    for short in found.iter().filter(|short| !known.contains(*short)) {
+        tracing::info!(sandbox = short, "a sandbox without a record is discarded");
+        if let Err(error) = core.driver.discard_unknown(short, DISCARD_WAIT) {
+            tracing::warn!(sandbox = short, %error, "it is left");
+        }
+    }
+    let directory = core.config.data_root.join("containers");
+    for entry in std::fs::read_dir(&directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(id) = name.parse::<SandboxId>() else {
+            continue;
+        };
+        if !known.contains(&id.short())
+            && let Err(error) = core.remove_files(id)
+        {
+            tracing::warn!(container = %id.short(), error = %error.chain(), "files are left");
+        }
+    }
+    core.network.remove_unknown(known);
+}
+
+/// Puts one owner into its right state, then lets it serve.
+async fn find_again(mut owner: Owner) {
+    let (state, same_boot) = owner.recorded();
+    match state {
+        State::Removing => return owner.go_on_removing().await,
+        State::Created | State::Exited { .. } | State::Dead => owner.discard_leftovers(),
+        State::Starting | State::Running | State::Paused => {
+            let found = ask(&owner).await;
+            let starting = state == State::Starting;
+            let lost = |code| Exit {
+                code,
+                oom_killed: false,
+                at_ns: now_ns(),
+            };
+            match found {
+                Found::Alive(shim, status) => owner.adopt_found(shim, &status).await,
+                Found::Exited(exit) => owner.ended_meanwhile(exit).await,
+                _ if starting => owner.start_never_happened(),
+                _ if same_boot => owner.ended_meanwhile(lost(EXIT_LOST)).await,
+                _ => owner.ended_meanwhile(lost(EXIT_REBOOT)).await,
+            }
+        }
+    }
+    owner.resume_wishes();
+    owner.run().await;
+}
+
+/// Asks until there is an answer: nothing is decided about a sandbox that merely does not answer.
+async fn ask(owner: &Owner) -> Found {
+    loop {
+        match owner.reattach().await {
+            Ok(Found::NoAnswer(why)) => {
+                tracing::warn!(
+                    container = owner.short(),
+                    why,
+                    "its shim does not answer; asking again"
+                );
+            }
+            Ok(found) => return found,
+            Err(error) => {
+                tracing::warn!(container = owner.short(), error = %error.chain(), "asking its shim failed");
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}

@@ -1,0 +1,271 @@
+//! Mounts of layer files: each layer once per host, shared by every container.
+//!
+//! ```text
+//! <run>/l/<n>       the mount of one layer; short names, because old kernels want all of
+//!                   them in one page of options
+//! <run>/l/<n>.id    its diff id in hex, written before the mount
+//! ```
+//!
+//! How a file is mounted is probed once per data root: as it is with direct I/O, as it is, or
+//! through a loop device. The mounts outlive the daemon; the next one finds them by their names.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hull_model::{Digest, ErrorKind};
+use hull_os::mount::{self, Attributes, Filesystem};
+
+/// How a layer file becomes a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// Mounted as a plain file; pages are cached once.
+    FileDirect,
+    /// Mounted as a plain file through its page cache: where the file system has no direct I/O.
+    FileBuffered,
+    /// Through a loop device: kernels before 6.12, and data roots on overlay.
+    Loop,
+}
+
+impl Backing {
+    const ALL: [Backing; 3] = [Backing::FileDirect, Backing::FileBuffered, Backing::Loop];
+
+    /// Words for `info`.
+    pub fn words(self) -> &'static str {
+        match self {
+            Backing::FileDirect => "erofs (file, direct)",
+            Backing::FileBuffered => "erofs (file, buffered)",
+            Backing::Loop => "erofs (loop)",
+        }
+    }
+}
+
+/// A layer that is mounted.
+#[derive(Debug, Clone)]
+pub struct Mounted {
+    /// The root of the mount.
+    pub root: Arc<OwnedFd>,
+    /// Its name in [`LayerMounts::directory`].
+    pub name: String,
+}
+
+/// Why a layer is not mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The folder of the mounts cannot be used.
+    #[error("prepare {path}")]
+    Prepare {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// No way of mounting worked.
+    #[error("mount layer {layer} ({tried})")]
+    Mount {
+        /// Which layer.
+        layer: Digest,
+        /// Each way and what the kernel said.
+        tried: String,
+        /// What it said of the last one.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+impl MountError {
+    /// The kind, for the edges' tables.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Prepare { cause, .. } => ErrorKind::of_io(cause),
+            Self::Mount { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    mounted: HashMap<Digest, Mounted>,
+    next: u32,
+    /// The first way that worked here.
+    backing: Option<Backing>,
+}
+
+/// All layer mounts of one daemon.
+#[derive(Debug)]
+pub struct LayerMounts {
+    directory: PathBuf,
+    table: Mutex<Table>,
+}
+
+impl LayerMounts {
+    /// Takes over what a former daemon mounted below `<run_dir>/l`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read.
+    pub fn open(run_dir: &Path) -> Result<Self, MountError> {
+        let directory = run_dir.join("l");
+        let prepare = |cause| MountError::Prepare { path: directory.clone(), cause };
+        fs::create_dir_all(&directory).map_err(prepare)?;
+        let mut table = Table::default();
+        for entry in fs::read_dir(&directory).map_err(prepare)?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let Some(number) = name.strip_suffix(".id").and_then(|n| n.parse::<u32>().ok()) else {
+                continue;
+            };
+            table.next = table.next.max(number + 1);
+            match adopt(&directory, number) {
+                Some((layer, mounted)) => drop(table.mounted.insert(layer, mounted)),
+                None => forget(&directory, &number.to_string()),
+            }
+        }
+        Ok(Self { directory, table: Mutex::new(table) })
+    }
+
+    /// The folder in which the mounts have their names.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// How layers are mounted here; none before the first one.
+    pub fn backing(&self) -> Option<Backing> {
+        self.lock().backing
+    }
+
+    /// Mounts a layer unless it is mounted already.
+    ///
+    /// # Errors
+    /// [`MountError::Mount`] with every way that was tried.
+    pub fn ensure(&self, layer: &Digest, image: &Path) -> Result<Mounted, MountError> {
+        let mut table = self.lock();
+        if let Some(mounted) = table.mounted.get(layer) {
+            return Ok(mounted.clone());
+        }
+        let name = table.next.to_string();
+        let target = self.directory.join(&name);
+        let prepare = |cause| MountError::Prepare { path: target.clone(), cause };
+        fs::write(self.directory.join(format!("{name}.id")), layer.hex()).map_err(prepare)?;
+        fs::create_dir_all(&target).map_err(prepare)?;
+        table.next += 1;
+        match self.mount_any(&mut table, layer, image, &target) {
+            Ok(root) => {
+                let mounted = Mounted { root: Arc::new(root), name };
+                table.mounted.insert(*layer, mounted.clone());
+                Ok(mounted)
+            }
+            Err(error) => {
+                forget(&self.directory, &name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Unmounts a layer that is being removed; that it is not mounted is fine. A container that
+    /// still has it keeps it until it ends.
+    pub fn release(&self, layer: &Digest) {
+        if let Some(mounted) = self.lock().mounted.remove(layer) {
+            forget(&self.directory, &mounted.name);
+        }
+    }
+
+    /// Unmounts all layers.
+    pub fn release_all(&self) {
+        for (_, mounted) in self.lock().mounted.drain() {
+            forget(&self.directory, &mounted.name);
+        }
+    }
+
+    /// Which layers are mounted.
+    pub fn layers(&self) -> Vec<Digest> {
+        self.lock().mounted.keys().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mount_any(
+        &self,
+        table: &mut Table,
+        layer: &Digest,
+        image: &Path,
+        target: &Path,
+    ) -> Result<OwnedFd, MountError> {
+        let ways = match &table.backing {
+            Some(known) => std::slice::from_ref(known),
+            None => &Backing::ALL[..],
+        };
+        let mut tried = String::new();
+        let mut cause = io::Error::from(io::ErrorKind::Unsupported);
+        for way in ways {
+            match mount_one(*way, image, target) {
+                Ok(root) => {
+                    let way = *way;
+                    table.backing = Some(way);
+                    return Ok(root);
+                }
+                Err(error) => {
+                    let separator = if tried.is_empty() { "" } else { "; " };
+                    tried.push_str(&format!("{separator}{}: {error}", way.words()));
+                    cause = error;
+                }
+            }
+        }
+        Err(MountError::Mount { layer: *layer, tried, cause })
+    }
+}
+
+fn mount_one(way: Backing, image: &Path, target: &Path) -> io::Result<OwnedFd> {
+    let filesystem = Filesystem::open(c"erofs")?;
+    let image_name = CString::new(image.as_os_str().as_bytes())?;
+    // Holds the device until the mount has it.
+    let mut _device = None;
+    match way {
+        Backing::FileDirect => {
+            filesystem.set(c"source", &image_name)?;
+            filesystem.set_flag(c"directio")?;
+        }
+        Backing::FileBuffered => filesystem.set(c"source", &image_name)?,
+        Backing::Loop => {
+            let (path, device) = hull_os::loopdev::attach(File::open(image)?.as_fd())?;
+            filesystem.set(c"source", &path)?;
+            _device = Some(device);
+        }
+    }
+    let root = filesystem.mount(Attributes::READONLY)?;
+    let target = mount::open_directory(&CString::new(target.as_os_str().as_bytes())?)?;
+    mount::attach(root.as_fd(), target.as_fd())?;
+    Ok(root)
+}
+
+/// A mount of a former daemon, when it still is one.
+fn adopt(directory: &Path, number: u32) -> Option<(Digest, Mounted)> {
+    let name = number.to_string();
+    let hex = fs::read_to_string(directory.join(format!("{name}.id"))).ok()?;
+    let layer: Digest = format!("sha256:{hex}").parse().ok()?;
+    let target = directory.join(&name);
+    let is_mount = target.metadata().ok()?.dev() != directory.metadata().ok()?.dev();
+    let path = CString::new(target.as_os_str().as_bytes()).ok()?;
+    let root = mount::open_directory(&path).ok().filter(|_| is_mount)?;
+    Some((layer, Mounted { root: Arc::new(root), name }))
+}
+
+/// Unmounts and removes one name; what cannot be removed is tried again at the next start.
+fn forget(directory: &Path, name: &str) {
+    let target = directory.join(name);
+    if let Ok(path) = CString::new(target.as_os_str().as_bytes()) {
+        // Not mounted: fine.
+        drop(mount::detach(&path));
+    }
+    if fs::remove_dir(&target).is_ok() || !target.exists() {
+        drop(fs::remove_file(directory.join(format!("{name}.id"))));
+    }
+}
+
