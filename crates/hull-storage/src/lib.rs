@@ -1,1 +1,26 @@
 //! Bytes at rest: blobs, images, layers.
+//!
+//! ```text
+//! docker load, pull, import -> ingest_layer -> blobs/sha256/<hex>      the stream as it came
+//!                                           -> layers/<hex>.erofs      what the kernel mounts
+//! ```
+//!
+//! Everything is immutable and named by its digest; what a name promises was checked before the
+//! name was given. This crate mounts nothing, knows no registry and keeps no table of images or
+//! tags: it turns streams into files and values. All functions block.
+
+#![forbid(unsafe_code)]
+
+pub mod erofs;
+pub mod image;
+pub mod tar;
+
+mod content;
+mod error;
+mod layer;
+mod store;
+
+pub use content::{Blob, BlobWriter, Expected, Hasher};
+pub use error::{Error, Result};
+pub use layer::{Compression, EntryFault, IngestOptions, LAYER_BYTES_MAX, Layer, PATH_BYTES_MAX};
+pub use store::Store;

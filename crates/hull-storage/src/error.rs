@@ -1,0 +1,201 @@
+//! The one public error type of this crate.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hull_model::{Digest, ErrorKind};
+
+use crate::erofs::Damage;
+use crate::image::{ChangeFault, ReferenceFault};
+use crate::layer::EntryFault;
+use crate::tar::TarFault;
+
+/// Why something could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An operation on a file of the store failed.
+    #[error("{step} {}", path.display())]
+    File {
+        /// What was done.
+        step: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The stream that a caller gave could not be read or decompressed.
+    #[error("read {what}")]
+    Input {
+        /// What was read.
+        what: &'static str,
+        /// What the stream said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The stream that a caller gave could not be written.
+    #[error("write {what}")]
+    Output {
+        /// What was written.
+        what: &'static str,
+        /// What the stream said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The bytes are not a tar archive that we understand.
+    #[error("tar header at byte {offset}")]
+    Tar {
+        /// Where the header starts in the uncompressed archive.
+        offset: u64,
+        /// What is wrong with it.
+        #[source]
+        cause: TarFault,
+    },
+    /// One entry of a layer asks for what cannot be.
+    #[error("layer entry {path:?}")]
+    Entry {
+        /// The name as the archive has it.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        cause: EntryFault,
+    },
+    /// A stream is compressed in a way that we do not read.
+    #[error("{what} is compressed with {format}, which is not supported")]
+    Compression {
+        /// What was read.
+        what: &'static str,
+        /// The format that was recognised.
+        format: &'static str,
+    },
+    /// Contents are not those that were promised.
+    #[error("{what} has the digest {actual}, not {expected}")]
+    WrongDigest {
+        /// What was checked.
+        what: &'static str,
+        /// What was promised.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// Contents are longer or shorter than promised.
+    #[error("{what} has {actual} bytes, not {expected}")]
+    WrongSize {
+        /// What was checked.
+        what: &'static str,
+        /// What was promised.
+        expected: u64,
+        /// What came.
+        actual: u64,
+    },
+    /// A named limit is exceeded.
+    #[error("{what} exceeds the limit of {limit} {unit}")]
+    Limit {
+        /// What is too large.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// Its unit.
+        unit: &'static str,
+    },
+    /// A blob or layer is not in the store.
+    #[error("{what} {digest} is not in the store")]
+    Missing {
+        /// Blob or layer.
+        what: &'static str,
+        /// Which one.
+        digest: Digest,
+    },
+    /// A layer image on disk is damaged.
+    #[error("layer image is damaged")]
+    Damaged(#[source] Damage),
+    /// An image archive is not one.
+    #[error("image archive: {problem}")]
+    Archive {
+        /// What is wrong, with the name of the file in the archive.
+        problem: String,
+    },
+    /// A JSON document of an image is malformed.
+    #[error("parse {what}")]
+    Json {
+        /// Which document.
+        what: String,
+        /// Where and why.
+        #[source]
+        cause: serde_json::Error,
+    },
+    /// A text is not an image reference.
+    #[error("image reference {text:?}")]
+    Reference {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        cause: ReferenceFault,
+    },
+    /// A change of an image's configuration is malformed.
+    #[error("change {text:?}")]
+    Change {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        cause: ChangeFault,
+    },
+}
+
+/// What every function of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// What sort of failure this is, for the edges.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::File { cause, .. } => match ErrorKind::of_io(cause) {
+                // A name that the caller never chose: for them the store is damaged.
+                ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::InvalidArgument => {
+                    ErrorKind::Internal
+                }
+                kind => kind,
+            },
+            Error::Input { cause, .. } => match cause.kind() {
+                io::ErrorKind::InvalidData
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::Other
+                | io::ErrorKind::UnexpectedEof => ErrorKind::InvalidArgument,
+                _ => ErrorKind::of_io(cause),
+            },
+            Error::Output { cause, .. } => match cause.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ErrorKind::Cancelled,
+                _ => ErrorKind::of_io(cause),
+            },
+            Error::Compression { .. } => ErrorKind::Unsupported,
+            Error::Tar { .. }
+            | Error::Entry { .. }
+            | Error::WrongDigest { .. }
+            | Error::WrongSize { .. }
+            | Error::Archive { .. }
+            | Error::Json { .. }
+            | Error::Reference { .. }
+            | Error::Change { .. } => ErrorKind::InvalidArgument,
+            Error::Limit { .. } => ErrorKind::LimitReached,
+            Error::Missing { .. } => ErrorKind::NotFound,
+            Error::Damaged(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Turns an I/O error into ours, naming step and file: `file.sync_data().at("sync", path)?`.
+pub(crate) trait At<T> {
+    fn at(self, step: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, step: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|cause| Error::File {
+            step,
+            path: path.to_owned(),
+            cause,
+        })
+    }
+}

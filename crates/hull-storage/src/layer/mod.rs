@@ -1,0 +1,304 @@
+//! Layers: from the bytes that came over the wire to one EROFS image, in one pass.
+//!
+//! ```text
+//!            thread of its own                     |  the caller's thread
+//! stream -> hash, keep blob -> decompress -> chunks -> hash -> tar entries -> EROFS image
+//! ```
+//!
+//! The image gets its name only when both digests are what was promised. It is not synced then:
+//! that is for [`Store::sync_layer`], in the background. After an unclean boot the images that
+//! [`Store::unsynced_layers`] lists are removed and made again from their blobs.
+
+mod build;
+mod source;
+
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::sync::mpsc;
+use std::thread;
+
+use hull_model::Digest;
+use hull_os::durable::{self, Durability};
+
+use crate::content::{Blob, Expected, Hasher, list, size_of};
+use crate::erofs;
+use crate::error::{At, Error, Result};
+use crate::store::{Store, Temporary};
+use crate::tar;
+
+pub use build::{EntryFault, PATH_BYTES_MAX};
+pub use source::Compression;
+use source::{Chunks, Source};
+
+/// Uncompressed size of one layer, in bytes: above it, it is a bomb or a mistake.
+pub const LAYER_BYTES_MAX: u64 = 1 << 40;
+/// Chunks between the two threads; with their size this bounds the memory of a pass.
+const CHUNKS_MAX: usize = 4;
+
+/// What a caller knows about a layer that comes in, and wants of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct IngestOptions {
+    /// The digest of the uncompressed tar.
+    pub diff_id: Option<Digest>,
+    /// The stream as it comes: digest and size.
+    pub blob: Expected,
+    /// Whether the stream itself is stored as a blob, for a later push or save.
+    pub keep_blob: bool,
+}
+
+/// A layer that is in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layer {
+    /// The digest of the uncompressed tar: names the image.
+    pub diff_id: Digest,
+    /// Uncompressed size of the tar in bytes.
+    pub tar_size: u64,
+    /// The stream as it came; stored only if that was asked for.
+    pub blob: Blob,
+    /// How the stream was compressed.
+    pub compression: Compression,
+    /// Size of the image in bytes, holes included.
+    pub image_size: u64,
+    /// Number of inodes in the image.
+    pub inodes: u64,
+    /// Extended attributes that Linux or an image cannot have and that were left out.
+    pub skipped_xattrs: u64,
+    /// Whether the image was made just now; otherwise one of this diff id was there already.
+    pub created: bool,
+    /// Whether the blob was stored just now.
+    pub blob_created: bool,
+}
+
+/// What became of the incoming stream.
+struct Received {
+    compression: Compression,
+    /// None when the stream is not compressed: then it is the tar.
+    blob: Option<Blob>,
+    file: Option<Temporary>,
+}
+
+impl Store {
+    /// Turns a tar stream, plain or compressed with gzip or zstd, into a layer.
+    ///
+    /// Uses one more thread while it runs and a bounded amount of memory beside the names.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the stream is malformed, not what was promised, or has an entry
+    /// that cannot be; `LimitReached` when it exceeds a named limit or the disk is full. Nothing
+    /// is kept then.
+    pub fn ingest_layer(&self, stream: impl Read + Send, options: &IngestOptions) -> Result<Layer> {
+        let blob_file = options
+            .keep_blob
+            .then(|| self.temporary("blob"))
+            .transpose()?;
+        let image = self.temporary("erofs")?;
+        let (full_sender, full) = mpsc::sync_channel(CHUNKS_MAX);
+        let (empty, empty_receiver) = mpsc::channel();
+        let (received, built) = thread::scope(|scope| {
+            let receiving = scope.spawn(move || {
+                receive(
+                    Source::new(stream, blob_file),
+                    &full_sender,
+                    &empty_receiver,
+                )
+            });
+            let built = build_image(Chunks::new(full, empty), &image);
+            let received = receiving.join();
+            (
+                received.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                built,
+            )
+        });
+        // When the stream broke, whatever was built of it failed for that reason.
+        let received = received?;
+        let mut layer = built?;
+        layer.compression = received.compression;
+        if let Some(blob) = received.blob {
+            layer.blob = blob;
+        }
+        options.blob.check("layer", layer.blob)?;
+        let promised = Expected {
+            digest: options.diff_id,
+            size: None,
+        };
+        promised.check(
+            "uncompressed layer",
+            Blob {
+                digest: layer.diff_id,
+                size: 0,
+            },
+        )?;
+        if let Some(file) = received.file {
+            layer.blob_created = !self.has_blob(&layer.blob.digest)?;
+            self.publish_blob(file, layer.blob)?;
+        }
+        self.publish_image(image, &mut layer)?;
+        Ok(layer)
+    }
+
+    /// Opens the image of a layer, for mounting.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there.
+    pub fn open_layer(&self, diff_id: &Digest) -> Result<File> {
+        let path = self.layer_path(diff_id);
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing {
+                what: "layer",
+                digest: *diff_id,
+            }),
+            opened => opened.at("open layer image", &path),
+        }
+    }
+
+    /// Where the image of a layer is or would be.
+    pub fn layer_path(&self, diff_id: &Digest) -> std::path::PathBuf {
+        self.layers_dir().join(format!("{}.erofs", diff_id.hex()))
+    }
+
+    /// Opens the image of a layer for reading without a mount.
+    pub fn read_layer(&self, diff_id: &Digest) -> Result<erofs::Reader<File>> {
+        erofs::Reader::open(self.open_layer(diff_id)?).map_err(Error::Damaged)
+    }
+
+    /// Size of a layer's image in bytes; none when it is not there.
+    pub fn layer_size(&self, diff_id: &Digest) -> Result<Option<u64>> {
+        size_of(&self.layer_path(diff_id))
+    }
+
+    /// Whether a layer is there.
+    pub fn has_layer(&self, diff_id: &Digest) -> Result<bool> {
+        Ok(self.layer_size(diff_id)?.is_some())
+    }
+
+    /// Removes a layer's image; says whether there was one. Mounts of it stay valid.
+    pub fn remove_layer(&self, diff_id: &Digest) -> Result<bool> {
+        // The mark goes first: an image without mark is only unsynced, a mark alone would lie.
+        let (mark, path) = (self.mark_path(diff_id), self.layer_path(diff_id));
+        durable::remove_if_exists(&mark).at("remove layer mark", &mark)?;
+        durable::remove_if_exists(&path).at("remove layer image", &path)
+    }
+
+    /// All layers, in the order of their diff ids.
+    pub fn layers(&self) -> Result<Vec<Digest>> {
+        self.layer_names(".erofs")
+    }
+
+    /// Makes a layer durable; after this it survives a crash of the host.
+    pub fn sync_layer(&self, diff_id: &Digest) -> Result<()> {
+        let (path, mark, dir) = (
+            self.layer_path(diff_id),
+            self.mark_path(diff_id),
+            self.layers_dir(),
+        );
+        self.open_layer(diff_id)?
+            .sync_data()
+            .at("sync layer image", &path)?;
+        durable::sync_dir(&dir).at("sync", &dir)?;
+        // Not synced itself: a lost mark costs one more rebuild.
+        durable::replace_file(&mark, b"", 0o444, Durability::Lost).at("mark layer", &mark)
+    }
+
+    /// The layers that were never made durable: not to be trusted after an unclean boot.
+    pub fn unsynced_layers(&self) -> Result<Vec<Digest>> {
+        let synced = self.layer_names(".ok")?;
+        let mut layers = self.layers()?;
+        layers.retain(|diff_id| synced.binary_search(diff_id).is_err());
+        Ok(layers)
+    }
+
+    fn layer_names(&self, suffix: &str) -> Result<Vec<Digest>> {
+        let files = list(&self.layers_dir())?;
+        let stems = files
+            .iter()
+            .filter_map(|(name, _)| name.strip_suffix(suffix));
+        let mut digests: Vec<Digest> = stems
+            .filter_map(|stem| format!("sha256:{stem}").parse().ok())
+            .collect();
+        digests.sort();
+        Ok(digests)
+    }
+
+    fn mark_path(&self, diff_id: &Digest) -> std::path::PathBuf {
+        self.layers_dir().join(format!("{}.ok", diff_id.hex()))
+    }
+
+    fn publish_image(&self, image: Temporary, layer: &mut Layer) -> Result<()> {
+        let path = self.layer_path(&layer.diff_id);
+        if let Some(size) = size_of(&path)? {
+            // The one that is there may be mounted, and two files would be cached twice.
+            layer.image_size = size;
+            return Ok(());
+        }
+        layer.created = true;
+        image.publish(&path, Durability::Lost)
+    }
+}
+
+/// Reads the stream to its end and hands the uncompressed bytes over in chunks.
+fn receive<R: Read + Send>(
+    source: Source<R>,
+    full: &mpsc::SyncSender<Vec<u8>>,
+    empty: &mpsc::Receiver<Vec<u8>>,
+) -> Result<Received> {
+    let mut decoder = source.decoder()?;
+    loop {
+        let mut chunk = empty.try_recv().unwrap_or_default();
+        decoder.fill(&mut chunk)?;
+        if chunk.is_empty() {
+            return decoder.finish();
+        }
+        if full.send(chunk).is_err() {
+            // The other side failed and says why.
+            return decoder.finish();
+        }
+    }
+}
+
+fn build_image(chunks: Chunks, image: &Temporary) -> Result<Layer> {
+    let output = image
+        .file
+        .try_clone()
+        .at("duplicate descriptor of", &image.path)?;
+    let writer = erofs::Writer::new(output, image.path.clone());
+    let mut archive = tar::Reader::new(chunks);
+    let mut builder = build::Builder::new(writer);
+    while let Some(entry) = archive.next_entry()? {
+        builder.add(&entry, &mut archive)?;
+    }
+    let (diff_id, tar_size) = drain(archive.into_inner())?;
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&diff_id.as_bytes()[..16]);
+    let (finished, skipped_xattrs) = builder.finish(uuid)?;
+    Ok(Layer {
+        diff_id,
+        tar_size,
+        blob: Blob {
+            digest: diff_id,
+            size: tar_size,
+        },
+        compression: Compression::None,
+        image_size: finished.bytes,
+        inodes: finished.inodes,
+        skipped_xattrs,
+        created: false,
+        blob_created: false,
+    })
+}
+
+/// Reads what follows the end of the archive: it counts for the digest.
+fn drain(mut chunks: Chunks) -> Result<(Digest, u64)> {
+    loop {
+        let len = chunks
+            .fill_buf()
+            .map_err(|cause| Error::Input {
+                what: "layer",
+                cause,
+            })?
+            .len();
+        if len == 0 {
+            return Ok(Hasher::finish(chunks.into_hasher()));
+        }
+        chunks.consume(len);
+    }
+}
