@@ -1,12 +1,29 @@
 //! The format of a plan, its encoder, and the interpreter of process steps.
+//!
+//! ```text
+//! plan    = header, sandbox steps            read by the shim (or the agent of a guest)
+//! process = process steps                    the same bytes for container, exec, guest
+//! message = one request or event             between daemon and shim
+//! ```
+//!
+//! All three are records of one codec ([`codec`]): a tag, a length, fields in fixed order, strings
+//! with a NUL at their end. So the interpreter hands pointers into the received bytes to system
+//! calls, and a decoder is a bounds check and nothing else. [`interpret`] carries out process steps in
+//! a child that has one thread; it decides nothing, the plan already did.
 
-/// What a failed start depends on, as far as Docker's exit codes distinguish it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    /// The program is not there: 127.
-    NotFound,
-    /// The program cannot be executed: 126.
-    NotExecutable,
-    /// Anything else: 125 or 128.
-    Other,
-}
+pub mod codec;
+pub mod interpret;
+pub mod message;
+pub mod plan;
+mod privilege;
+pub mod process;
+mod user;
+
+pub use codec::Malformed;
+pub use interpret::{Failure, FailureKind};
+pub use plan::{Plan, Step};
+pub use process::{Process, ProcessStep};
+
+/// Version of plan and messages. A daemon speaks to shims of older versions, never the other way
+/// round, as a shim outlives the daemon that started it.
+pub const VERSION: u32 = 1;
