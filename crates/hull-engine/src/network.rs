@@ -1,13 +1,34 @@
-//! The default bridge, as the engine sees it: an address and link steps for each start.
+//! The default bridge, as the engine sees it: an address and link steps for each start, and the
+//! files by which a container finds names.
+//!
+//! The bridge is made when the daemon starts and stays when it ends: running containers need it.
 
 use std::collections::HashSet;
+use std::ffi::CString;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hull_model::SandboxId;
-use hull_model::spec::ContainerSpec;
+use hull_model::spec::{ContainerSpec, NetworkMode};
+use hull_net::files::{self, Hosts, ResolverOverrides};
+use hull_net::{Firewall, Ipam, Networks, Output, Pool, Report, Settings, Subnet};
 use hull_sandbox::LinkSteps;
 
-use crate::api::Endpoint;
-use crate::error::Result;
+use crate::BridgeConfig;
+use crate::api::{BridgeFacts, Container, Endpoint};
+use crate::error::{EngineError, Result};
+
+/// Run root of the one daemon that people have; others get names of their own.
+const RUN_ROOT_DEFAULT: &str = "/run/hull";
+/// Largest packet where nobody says otherwise.
+const MTU_DEFAULT: u32 = 1500;
+/// How long a firewall's own program may take.
+const PROGRAM_WAIT: Duration = Duration::from_secs(10);
+/// Name of the default network, as clients know it.
+const DEFAULT_NETWORK: &str = "bridge";
 
 /// What a start gets from the network.
 #[derive(Debug, Default)]
@@ -16,42 +37,310 @@ pub(crate) struct Attachment {
     pub(crate) steps: Option<LinkSteps>,
 }
 
+#[derive(Debug)]
+struct Bridge {
+    network: hull_net::Network,
+    pool: Pool,
+    id: String,
+    ipam: Mutex<Ipam>,
+}
+
 /// The engine's network.
 #[derive(Debug)]
-pub(crate) struct Network {}
+pub(crate) struct Network {
+    networks: Networks,
+    /// None with `--bridge none`.
+    bridge: Option<Bridge>,
+    warnings: Vec<String>,
+}
+
+fn failed(step: &str) -> impl FnOnce(hull_net::Error) -> EngineError {
+    let step = step.to_owned();
+    move |error| EngineError::step(step, error.kind(), error)
+}
 
 impl Network {
-    pub(crate) fn open(_c: &crate::BridgeConfig, _run: &std::path::Path) -> Result<Self> {
-        Ok(Self {})
-    }
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        Vec::new()
-    }
-    pub(crate) fn facts(&self) -> Option<crate::api::BridgeFacts> {
-        None
-    }
-    pub(crate) fn remove(&self) -> Result<()> {
-        Ok(())
-    }
-    pub(crate) fn differences(&self, _c: &[std::sync::Arc<crate::api::Container>]) -> Vec<String> {
-        Vec::new()
+    /// Makes the bridge and our table, or finds them as they are.
+    pub(crate) fn open(config: &BridgeConfig, run_root: &Path) -> Result<Self> {
+        let tag = tag(run_root);
+        let firewall = if config.hands_off { Firewall::HandsOff } else { Firewall::Cooperate };
+        let settings = Settings { run: run_root.to_owned(), tag: tag.clone(), firewall };
+        let networks = Networks::open(settings, Box::new(run_program));
+        if config.disabled {
+            networks.ensure(&[]).map_err(failed("take our bridges down"))?;
+            return Ok(Self { networks, bridge: None, warnings: Vec::new() });
+        }
+        let bridge = plan_bridge(config, &tag, &networks)?;
+        let report = networks
+            .ensure(std::slice::from_ref(&bridge.network))
+            .map_err(failed("set up the default bridge"))?;
+        let warnings = warnings(&report, config.hands_off);
+        for warning in &warnings {
+            tracing::warn!(warning, "default bridge");
+        }
+        Ok(Self { networks, bridge: Some(bridge), warnings })
     }
 
-    pub(crate) fn attach(&self, _id: SandboxId, _spec: &ContainerSpec) -> Result<Attachment> {
-        Ok(Attachment::default())
+    /// An address and link steps for one start.
+    pub(crate) fn attach(&self, id: SandboxId, spec: &ContainerSpec) -> Result<Attachment> {
+        match &spec.host.network {
+            NetworkMode::Host | NetworkMode::Container(_) => Ok(Attachment::default()),
+            NetworkMode::None => Ok(Attachment { endpoint: None, steps: Some(loopback()) }),
+            NetworkMode::Default | NetworkMode::Named(_) => {
+                let Some(bridge) = &self.bridge else {
+                    return Ok(Attachment { endpoint: None, steps: Some(loopback()) });
+                };
+                self.attach_to(bridge, id, spec)
+            }
+        }
     }
-    pub(crate) fn release(&self, _endpoint: &Endpoint) {}
-    pub(crate) fn reserve(&self, _endpoint: &Endpoint) {}
-    pub(crate) fn remove_unknown(&self, _known: &HashSet<String>) {}
+
+    fn attach_to(&self, bridge: &Bridge, id: SandboxId, spec: &ContainerSpec) -> Result<Attachment> {
+        let asked = spec.endpoints.values().next().map(|endpoint| endpoint.mac_address.as_str());
+        let mac = asked
+            .filter(|mac| !mac.is_empty())
+            .map(str::parse)
+            .transpose()
+            .map_err(|error: hull_net::InvalidNetwork| EngineError::Invalid(error.to_string()))?;
+        let address = bridge.ipam().allocate().map_err(failed("find an address"))?;
+        let mut wanted = hull_net::Endpoint::only(id, vec![address]);
+        wanted.mac = mac;
+        let steps = match self.networks.attach(&bridge.network.name, &wanted) {
+            Ok(steps) => steps,
+            Err(error) => {
+                bridge.ipam().release(address);
+                return Err(failed("plan the container's link")(error));
+            }
+        };
+        let (IpAddr::V4(address), IpAddr::V4(gateway)) = (address, bridge.pool.gateway) else {
+            return Err(EngineError::Unsupported("the default bridge has no IPv4".to_owned()));
+        };
+        let endpoint = Endpoint {
+            network: DEFAULT_NETWORK.to_owned(),
+            network_id: bridge.id.clone(),
+            endpoint_id: digest_of(&format!("{id}/{}", bridge.id)),
+            address,
+            prefix: bridge.pool.subnet.prefix_length(),
+            gateway: Some(gateway),
+            mac: wanted.mac().to_string(),
+        };
+        Ok(Attachment { endpoint: Some(endpoint), steps: Some(convert(steps)) })
+    }
+
+    /// Gives an address back.
+    pub(crate) fn release(&self, endpoint: &Endpoint) {
+        if let Some(bridge) = &self.bridge {
+            bridge.ipam().release(IpAddr::V4(endpoint.address));
+        }
+    }
+
+    /// Takes the address of a container that a former daemon started.
+    pub(crate) fn reserve(&self, endpoint: &Endpoint) {
+        if let Some(bridge) = &self.bridge
+            && let Err(error) = bridge.ipam().reserve(IpAddr::V4(endpoint.address))
+        {
+            // Of another boot and another subnet: the next start gives a new one.
+            tracing::debug!(%error, "a recorded address is not one of the bridge's");
+        }
+    }
+
+    /// Removes links of sandboxes that nobody knows.
+    pub(crate) fn remove_unknown(&self, known: &HashSet<String>) {
+        match self.networks.leftovers(known) {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => tracing::info!(?removed, "links without a container were removed"),
+            Err(error) => tracing::warn!(%error, "links without a container"),
+        }
+    }
+
+    /// `/etc/hosts` of a container.
     pub(crate) fn hosts_file(
         &self,
-        _spec: &ContainerSpec,
-        _hostname: &str,
-        _endpoint: Option<&Endpoint>,
-    ) -> String {
-        String::new()
+        spec: &ContainerSpec,
+        hostname: &str,
+        endpoint: Option<&Endpoint>,
+    ) -> io::Result<String> {
+        if spec.host.network == NetworkMode::Host {
+            let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+            for (name, address) in self.extra_hosts(spec) {
+                text.push_str(&format!("{address}\t{name}\n"));
+            }
+            return Ok(text);
+        }
+        let addresses: Vec<IpAddr> =
+            endpoint.iter().map(|endpoint| IpAddr::V4(endpoint.address)).collect();
+        Ok(files::hosts(&Hosts {
+            hostname,
+            domain: &spec.config.domainname,
+            addresses: &addresses,
+            extra: &self.extra_hosts(spec),
+        }))
     }
-    pub(crate) fn resolv_conf(&self, _spec: &ContainerSpec) -> String {
-        String::new()
+
+    /// `--add-host` by name; `host-gateway` is the bridge's own address.
+    fn extra_hosts(&self, spec: &ContainerSpec) -> Vec<(String, IpAddr)> {
+        let gateway = self.bridge.as_ref().map(|bridge| bridge.pool.gateway);
+        let parse = |entry: &String| {
+            let (name, address) = entry.split_once(':')?;
+            let address = match address {
+                "host-gateway" => gateway?,
+                text => text.trim_matches(['[', ']']).parse().ok()?,
+            };
+            Some((name.to_owned(), address))
+        };
+        spec.host.extra_hosts.iter().filter_map(parse).collect()
     }
+
+    /// `/etc/resolv.conf` of a container.
+    pub(crate) fn resolv_conf(&self, spec: &ContainerSpec) -> String {
+        let mut host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let path = files::resolvers_path(&host);
+        if let Ok(real) = std::fs::read_to_string(path) {
+            host = real;
+        }
+        let servers: Vec<IpAddr> =
+            spec.host.dns.iter().filter_map(|server| server.parse().ok()).collect();
+        let overrides = ResolverOverrides {
+            servers: &servers,
+            search: &spec.host.dns_search,
+            options: &spec.host.dns_options,
+        };
+        match spec.host.network {
+            NetworkMode::Host => files::resolv_conf_of_host(&host, &overrides),
+            _ => files::resolv_conf(&host, &overrides),
+        }
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.clone()
+    }
+
+    pub(crate) fn facts(&self) -> Option<BridgeFacts> {
+        let bridge = self.bridge.as_ref()?;
+        let IpAddr::V4(gateway) = bridge.pool.gateway else { return None };
+        Some(BridgeFacts {
+            network_id: bridge.id.clone(),
+            link: bridge.network.bridge.clone(),
+            subnet: bridge.pool.subnet.to_string(),
+            gateway,
+            mtu: bridge.network.mtu,
+        })
+    }
+
+    /// Takes bridge, table and accept rules away.
+    pub(crate) fn remove(&self) -> Result<()> {
+        self.networks.ensure(&[]).map(drop).map_err(failed("take our bridge down"))
+    }
+
+    /// Differences between what is wanted and what is, as sentences.
+    pub(crate) fn differences(&self, containers: &[Arc<Container>]) -> Vec<String> {
+        let mut problems =
+            self.networks.verify().unwrap_or_else(|error| vec![format!("networks: {error}")]);
+        let known: HashSet<String> = containers
+            .iter()
+            .filter(|container| container.state.is_live())
+            .map(|container| container.id.short())
+            .collect();
+        for link in self.networks.endpoints().unwrap_or_default() {
+            if !known.contains(&link.sandbox) {
+                problems.push(format!("link {} belongs to no running container", link.link));
+            }
+        }
+        problems
+    }
+}
+
+impl Bridge {
+    fn ipam(&self) -> MutexGuard<'_, Ipam> {
+        self.ipam.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Names of kernel objects: `hull` for the usual daemon, with a number for one with a run root
+/// of its own, so that two never touch each other's.
+fn tag(run_root: &Path) -> String {
+    if run_root == Path::new(RUN_ROOT_DEFAULT) {
+        return "hull".to_owned();
+    }
+    format!("hull-{}", &digest_of(&run_root.to_string_lossy())[..8])
+}
+
+fn plan_bridge(config: &BridgeConfig, tag: &str, networks: &Networks) -> Result<Bridge> {
+    let link = match (config.name.as_str(), tag) {
+        ("", "hull") => "hull0".to_owned(),
+        ("", tag) => format!("hl{}", tag.trim_start_matches("hull-")),
+        (name, _) => name.to_owned(),
+    };
+    let pool = if config.address.is_empty() {
+        let subnet = networks.choose_subnet(&link, &[]).map_err(failed("choose a subnet"))?;
+        Pool::of(subnet)
+    } else {
+        pool_of(&config.address)?
+    };
+    let mtu = if config.mtu == 0 { MTU_DEFAULT } else { config.mtu };
+    let mut network = hull_net::Network::default_bridge(pool.subnet, mtu);
+    network.pools = vec![pool];
+    network.bridge.clone_from(&link);
+    network.validate().map_err(|error| EngineError::Invalid(error.to_string()))?;
+    let ipam = Mutex::new(Ipam::new(&pool));
+    Ok(Bridge { id: digest_of(&format!("{tag}/{link}")), network, pool, ipam })
+}
+
+/// Reads `172.17.0.1/16`: the gateway with the length of the prefix.
+fn pool_of(text: &str) -> Result<Pool> {
+    let parsed = text.split_once('/').and_then(|(address, length)| {
+        Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
+    });
+    let Some((gateway, length)) = parsed else {
+        return Err(EngineError::Invalid(format!(
+            "{text:?} is not an address with a prefix, such as 172.17.0.1/16"
+        )));
+    };
+    Ok(Pool { subnet: Subnet::containing(gateway, length), gateway })
+}
+
+fn warnings(report: &Report, hands_off: bool) -> Vec<String> {
+    let blocked = |chain: &String| {
+        if hands_off {
+            format!("{chain} drops the traffic of our bridge; accept it there, or use the firewall mode cooperate")
+        } else {
+            format!("{chain} drops what it does not know; rules there accept our bridge")
+        }
+    };
+    report.blocked_by.iter().map(blocked).collect()
+}
+
+fn loopback() -> LinkSteps {
+    convert(hull_net::plan_loopback())
+}
+
+fn convert(steps: hull_net::LinkSteps) -> LinkSteps {
+    LinkSteps {
+        host: steps.host,
+        inside: steps.inside,
+        netns_fd_offset: steps.netns_fd_offset,
+    }
+}
+
+/// 64 hex digits that stay the same for the same text.
+fn digest_of(text: &str) -> String {
+    hull_storage::digest_of(text.as_bytes()).hex()
+}
+
+/// Starts a firewall's own program, for hosts whose rules netlink does not reach.
+fn run_program(argv: &[&str]) -> io::Result<Output> {
+    let words: Vec<CString> =
+        argv.iter().map(|word| CString::new(*word)).collect::<Result<_, _>>()?;
+    let Some(name) = argv.first() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let program = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.exists())
+        .ok_or(io::ErrorKind::NotFound)?;
+    let program = CString::new(program.to_string_lossy().as_bytes())?;
+    let args: Vec<&std::ffi::CStr> = words.iter().map(CString::as_c_str).collect();
+    let path = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+    let output = hull_os::spawn::run(&program, &args, &[path, c"LC_ALL=C"], PROGRAM_WAIT)?;
+    let text = String::from_utf8_lossy(&output.text).into_owned();
+    Ok(Output { code: output.ended.code(), stderr: text.clone(), stdout: text })
 }

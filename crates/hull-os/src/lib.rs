@@ -16,5 +16,6 @@ pub mod nft;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
+pub mod service;
 pub mod socket;
 pub mod spawn;

@@ -122,7 +122,7 @@ impl Job {
             fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
             let endpoint = network.endpoint.as_ref();
             let hosts = self.core.network.hosts_file(&self.spec, hostname, endpoint);
-            fs::write(directory.join("hosts"), hosts)?;
+            fs::write(directory.join("hosts"), hosts?)?;
             fs::write(
                 directory.join("resolv.conf"),
                 self.core.network.resolv_conf(&self.spec),
