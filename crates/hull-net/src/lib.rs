@@ -1,1 +1,177 @@
-//! Desired networks to kernel state.
+//! Desired networks to kernel state: a network is one bridge and its rules in one table of ours.
+//!
+//! ```text
+//!   Network, Endpoint          what is wanted                                network.rs
+//!     | pure
+//!     +-> plan_endpoint        requests that a shim sends for one container  plan.rs
+//!     +-> table                sets and rules of our nftables table          plan.rs
+//!   Networks                   the few functions that touch the kernel       apply.rs
+//!     ensure, attach, detach, leftovers, remove, verify, rules
+//!       forwarding.rs          which links of the host forward, and back
+//!       firewall.rs            foreign chains that would drop our traffic
+//!   Ipam                       addresses of one subnet, in memory            ipam.rs
+//!   files                      contents of /etc/hosts, resolv.conf, hostname files.rs
+//! ```
+//!
+//! Every kernel object of ours carries a tag (the table's name, the alias of a link, the comment
+//! of a rule), so that what exists can be listed and compared without memory. Nothing untagged is
+//! ever changed. No function enters a namespace: all work on that of the calling thread, which is
+//! the host's in the daemon; what is to be done inside a container's is bytes for its shim.
+
+mod apply;
+pub mod files;
+mod firewall;
+mod forwarding;
+mod ipam;
+mod network;
+mod plan;
+
+pub use apply::{EndpointLink, Networks, Report, Settings};
+pub use firewall::{Firewall, Output, Run};
+pub use ipam::{Ipam, choose_subnet};
+pub use network::{Endpoint, InvalidNetwork, Mac, Network, Pool, Subnet};
+pub use plan::{LinkSteps, host_link, plan_endpoint, plan_loopback};
+
+use std::io;
+
+use hull_model::ErrorKind;
+use hull_os::netlink::NetlinkError;
+
+/// What went wrong with a network.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What is asked for cannot be.
+    #[error("network {network}: {reason}")]
+    Invalid {
+        /// Which network.
+        network: String,
+        /// What is wrong with it.
+        #[source]
+        reason: InvalidNetwork,
+    },
+    /// There is no such network.
+    #[error("no network {network}")]
+    NoNetwork {
+        /// Which network.
+        network: String,
+    },
+    /// The network's bridge still has ports.
+    #[error("bridge {bridge} is in use by {ports} endpoints")]
+    InUse {
+        /// Which bridge.
+        bridge: String,
+        /// How many ports it has.
+        ports: usize,
+    },
+    /// The name of a bridge belongs to a link that is no bridge.
+    #[error("link {link} exists and is no bridge")]
+    NoBridge {
+        /// Which link.
+        link: String,
+    },
+    /// Every address of a subnet is taken, or every subnet of the pools.
+    #[error("no free address in {subnet}")]
+    Exhausted {
+        /// Where one was looked for.
+        subnet: String,
+    },
+    /// An address is taken.
+    #[error("address {address} is already in use")]
+    AddressInUse {
+        /// Which address.
+        address: std::net::IpAddr,
+    },
+    /// An address is not one that a subnet can give.
+    #[error("address {address} is not an endpoint's address of {subnet}")]
+    AddressOutside {
+        /// Which address.
+        address: std::net::IpAddr,
+        /// Which subnet.
+        subnet: Subnet,
+    },
+    /// The kernel refused to be asked what there is.
+    #[error("list {what}")]
+    List {
+        /// Which kind of object.
+        what: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel refused a change of links or addresses.
+    #[error("set up bridge {bridge}")]
+    Bridge {
+        /// Which bridge.
+        bridge: String,
+        /// Which change and why.
+        #[source]
+        cause: NetlinkError,
+    },
+    /// The kernel refused to remove a link.
+    #[error("remove link {link}")]
+    RemoveLink {
+        /// Which link.
+        link: String,
+        /// Why.
+        #[source]
+        cause: NetlinkError,
+    },
+    /// The kernel refused a setting.
+    #[error("set {setting} of link {link}")]
+    Setting {
+        /// Which link.
+        link: String,
+        /// Which setting.
+        setting: &'static str,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel refused our table.
+    #[error("apply table inet {table}")]
+    Table {
+        /// Its name.
+        table: String,
+        /// Which change and why.
+        #[source]
+        cause: NetlinkError,
+    },
+    /// A foreign chain could not be told to accept our bridges.
+    #[error("add accept rules for our bridges to {chain}")]
+    Cooperate {
+        /// Which chain.
+        chain: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The list of links that we let forward could not be kept.
+    #[error("keep the list of forwarding links in {path}")]
+    Record {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+impl Error {
+    /// What sort of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid { .. } | Self::AddressOutside { .. } => ErrorKind::InvalidArgument,
+            Self::NoNetwork { .. } => ErrorKind::NotFound,
+            Self::InUse { .. } | Self::AddressInUse { .. } => ErrorKind::Busy,
+            Self::NoBridge { .. } => ErrorKind::AlreadyExists,
+            Self::Exhausted { .. } => ErrorKind::LimitReached,
+            Self::List { cause, .. }
+            | Self::Setting { cause, .. }
+            | Self::Cooperate { cause, .. }
+            | Self::Record { cause, .. } => ErrorKind::of_io(cause),
+            Self::Bridge { cause, .. }
+            | Self::RemoveLink { cause, .. }
+            | Self::Table { cause, .. } => ErrorKind::of_io(&cause.cause),
+        }
+    }
+}

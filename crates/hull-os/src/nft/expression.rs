@@ -1,5 +1,6 @@
 //! Rules: a chain of conditions and what happens to a packet for which all hold.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use super::{DATA_VALUE, DATA_VERDICT, LIST_ITEM, link_key, network_bytes};
@@ -40,6 +41,17 @@ pub enum Verdict {
     Return,
     /// On in another chain of the table.
     Jump(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
+            Self::Return => f.write_str("return"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+        }
+    }
 }
 
 impl Verdict {
@@ -103,6 +115,8 @@ pub struct Rule {
     chain: String,
     comment: String,
     expressions: Vec<Expression>,
+    /// The same in the words of `nft`, for people.
+    words: Vec<String>,
 }
 
 impl Rule {
@@ -112,6 +126,7 @@ impl Rule {
             chain: chain.to_owned(),
             comment: comment.to_owned(),
             expressions: Vec::new(),
+            words: Vec::new(),
         }
     }
 
@@ -123,6 +138,11 @@ impl Rule {
     /// Its comment.
     pub fn comment(&self) -> &str {
         &self.comment
+    }
+
+    fn say(mut self, words: impl Into<String>) -> Self {
+        self.words.push(words.into());
+        self
     }
 
     fn then(mut self, expressions: impl IntoIterator<Item = Expression>) -> Self {
@@ -154,37 +174,50 @@ impl Rule {
 
     /// It came in over this link.
     pub fn from_link(self, name: &str) -> Self {
-        self.meta(META_IIFNAME).compare(true, &link_key(&[name]))
+        self.say(format!("iifname {name}"))
+            .meta(META_IIFNAME)
+            .compare(true, &link_key(&[name]))
     }
 
     /// It goes out over this link.
     pub fn to_link(self, name: &str) -> Self {
-        self.meta(META_OIFNAME).compare(true, &link_key(&[name]))
+        self.say(format!("oifname {name}"))
+            .meta(META_OIFNAME)
+            .compare(true, &link_key(&[name]))
     }
 
     /// It goes out over any other link.
     pub fn not_to_link(self, name: &str) -> Self {
-        self.meta(META_OIFNAME).compare(false, &link_key(&[name]))
+        self.say(format!("oifname != {name}"))
+            .meta(META_OIFNAME)
+            .compare(false, &link_key(&[name]))
     }
 
     /// It came in over a link of the set.
     pub fn from_link_in(self, set: &str) -> Self {
-        self.meta(META_IIFNAME).lookup(set, false, false)
+        self.say(format!("iifname @{set}"))
+            .meta(META_IIFNAME)
+            .lookup(set, false, false)
     }
 
     /// It goes out over a link of the set.
     pub fn to_link_in(self, set: &str) -> Self {
-        self.meta(META_OIFNAME).lookup(set, false, false)
+        self.say(format!("oifname @{set}"))
+            .meta(META_OIFNAME)
+            .lookup(set, false, false)
     }
 
     /// It goes out over a link that is not in the set.
     pub fn to_link_not_in(self, set: &str) -> Self {
-        self.meta(META_OIFNAME).lookup(set, true, false)
+        self.say(format!("oifname != @{set}"))
+            .meta(META_OIFNAME)
+            .lookup(set, true, false)
     }
 
     /// The verdict that the map has for the pair of links that it comes from and goes to.
     pub fn verdict_by_links(self, map: &str) -> Self {
-        self.meta(META_IIFNAME)
+        self.say(format!("iifname . oifname vmap @{map}"))
+            .meta(META_IIFNAME)
             .then([Expression::Meta {
                 key: META_OIFNAME,
                 register: REGISTER_2,
@@ -216,17 +249,20 @@ impl Rule {
 
     /// Its source is in this network.
     pub fn from_network(self, address: IpAddr, prefix_length: u8) -> Self {
-        self.address(address, prefix_length, true)
+        self.say(format!("saddr {address}/{prefix_length}"))
+            .address(address, prefix_length, true)
     }
 
     /// Its destination is in this network.
     pub fn to_network(self, address: IpAddr, prefix_length: u8) -> Self {
-        self.address(address, prefix_length, false)
+        self.say(format!("daddr {address}/{prefix_length}"))
+            .address(address, prefix_length, false)
     }
 
     /// It is of this transport protocol (6 is TCP, 17 is UDP) and goes to this port.
     pub fn to_port(self, protocol: u8, port: u16) -> Self {
-        self.meta(META_L4PROTO)
+        self.say(format!("meta l4proto {protocol} th dport {port}"))
+            .meta(META_L4PROTO)
             .compare(true, &[protocol])
             .then([Expression::Payload {
                 base: BASE_TRANSPORT,
@@ -238,7 +274,8 @@ impl Rule {
 
     /// Its destination is an address of this host.
     pub fn to_local_address(self) -> Self {
-        self.then([Expression::AddressType])
+        self.say("fib daddr type local")
+            .then([Expression::AddressType])
             .compare(true, &u32::from(libc::RTN_LOCAL).to_ne_bytes())
     }
 
@@ -252,27 +289,29 @@ impl Rule {
 
     /// It answers to, or follows from, a connection that was let through before.
     pub fn of_known_connection(self) -> Self {
-        self.conntrack(CT_STATE, STATE_ESTABLISHED_OR_RELATED)
+        self.say("ct state established,related")
+            .conntrack(CT_STATE, STATE_ESTABLISHED_OR_RELATED)
     }
 
     /// A rule of the host (a published port) chose its destination.
     pub fn of_published_port(self) -> Self {
-        self.conntrack(CT_STATUS, STATUS_DNAT)
+        self.say("ct status dnat").conntrack(CT_STATUS, STATUS_DNAT)
     }
 
     /// Counts the packets that come this far.
     pub fn counted(self) -> Self {
-        self.then([Expression::Counter])
+        self.say("counter").then([Expression::Counter])
     }
 
     /// What then happens.
     pub fn verdict(self, verdict: Verdict) -> Self {
-        self.then([Expression::Verdict(verdict)])
+        self.say(verdict.to_string())
+            .then([Expression::Verdict(verdict)])
     }
 
     /// Gives it the address of the link that it goes out over as its source.
     pub fn masquerade(self) -> Self {
-        self.then([Expression::Masquerade])
+        self.say("masquerade").then([Expression::Masquerade])
     }
 
     /// Gives it a new destination, and port where one is named.
@@ -283,7 +322,10 @@ impl Rule {
             libc::AF_INET6
         } as u8;
         let (bytes, _) = network_bytes(address, 128);
-        let mut rule = self.then([Expression::Load(bytes, REGISTER_1)]);
+        let port_words = port.map(|port| format!(":{port}")).unwrap_or_default();
+        let mut rule = self
+            .say(format!("dnat to {address}{port_words}"))
+            .then([Expression::Load(bytes, REGISTER_1)]);
         if let Some(port) = port {
             rule = rule.then([Expression::Load(port.to_be_bytes().to_vec(), REGISTER_2)]);
         }
@@ -300,6 +342,12 @@ impl Rule {
                     .nested(EXPRESSION_DATA, |data| expression.put(data));
             });
         }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words.join(" "))
     }
 }
 

@@ -1,0 +1,593 @@
+//! The few functions that bring networks into the kernel, and look what is there.
+//!
+//! Every change is idempotent and named by what the caller chose before, so a change that was cut
+//! off is finished by asking for it again. Order of `ensure`: first what forbids (the table), then
+//! what allows (forwarding, links), last what others must let pass.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hull_os::netlink::sysctl::LinkSetting;
+use hull_os::netlink::{Batch, Bridge, Link, LinkChange, NetlinkError, Socket};
+use hull_os::nft::{Family, Nftables};
+
+use crate::Error;
+use crate::firewall::{Firewall, Foreign, Run};
+use crate::forwarding::{self, Opened};
+use crate::ipam::choose_subnet;
+use crate::network::{Endpoint, Mac, Network, Subnet};
+use crate::plan::{self, LinkSteps, plan_endpoint};
+
+/// How long the kernel may take for one answer. Its lock for links is one for the whole host, and
+/// the end of many namespaces at once can hold it for seconds.
+const KERNEL_ANSWER_MS_MAX: u64 = 10_000;
+/// Largest packet where no link of the host tells another.
+const MTU_DEFAULT: u32 = 1500;
+
+/// What all networks of one daemon have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Folder for what is gone after a reboot.
+    pub run: PathBuf,
+    /// Name of our table and begin of every alias and comment. Two daemons on one host need two.
+    pub tag: String,
+    /// What to do about foreign chains.
+    pub firewall: Firewall,
+}
+
+/// What a change of networks came upon.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Foreign chains that drop what they do not know. With `cooperate` our bridges are accepted
+    /// there now; with `hands-off` their traffic is lost.
+    pub blocked_by: Vec<String>,
+    /// Bridges of ours that no network wants but that still have ports.
+    pub bridges_in_use: Vec<String>,
+}
+
+/// A link on the host that carries our tag and belongs to a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointLink {
+    /// Its name.
+    pub link: String,
+    /// First 12 digits of the sandbox's id.
+    pub sandbox: String,
+    /// Bridge of which it is a port, by name.
+    pub bridge: Option<String>,
+}
+
+/// The networks of one daemon.
+pub struct Networks {
+    settings: Settings,
+    run: Box<Run>,
+    /// What was last ensured; also keeps changes one after the other.
+    wanted: Mutex<Vec<Network>>,
+}
+
+impl std::fmt::Debug for Networks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Networks")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Networks {
+    /// Nothing is touched before [`Networks::ensure`]. `run` starts `iptables-legacy` and
+    /// `firewall-cmd`, on hosts that use them.
+    pub fn open(settings: Settings, run: Box<Run>) -> Self {
+        Self {
+            settings,
+            run,
+            wanted: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Makes the kernel have exactly these networks. Bridges of ours that are not among them are
+    /// removed, unless something still uses them.
+    pub fn ensure(&self, networks: &[Network]) -> Result<Report, Error> {
+        let mut wanted = self.wanted();
+        let report = self.apply(networks)?;
+        *wanted = networks.to_vec();
+        Ok(report)
+    }
+
+    /// Adds a network, or changes the one of that name.
+    pub fn add(&self, network: Network) -> Result<Report, Error> {
+        let mut wanted = self.wanted();
+        let mut all: Vec<_> = wanted
+            .iter()
+            .filter(|n| n.name != network.name)
+            .cloned()
+            .collect();
+        all.push(network);
+        let report = self.apply(&all)?;
+        *wanted = all;
+        Ok(report)
+    }
+
+    /// Removes a network that no endpoint uses.
+    pub fn remove(&self, name: &str) -> Result<Report, Error> {
+        let mut wanted = self.wanted();
+        let network = find(&wanted, name)?;
+        let links = self.links(&mut self.socket()?)?;
+        if let Some(bridge) = links.iter().find(|link| link.name == network.bridge) {
+            let ports = ports(&links, bridge).count();
+            if ports > 0 {
+                return Err(Error::InUse {
+                    bridge: bridge.name.clone(),
+                    ports,
+                });
+            }
+        }
+        let rest: Vec<_> = wanted.iter().filter(|n| n.name != name).cloned().collect();
+        let report = self.apply(&rest)?;
+        *wanted = rest;
+        Ok(report)
+    }
+
+    /// The requests by which a shim attaches its sandbox to a network. Changes nothing.
+    pub fn attach(&self, network: &str, endpoint: &Endpoint) -> Result<LinkSteps, Error> {
+        let network = find(&self.wanted(), network)?.clone();
+        for address in &endpoint.addresses {
+            if network.pool_of(*address).is_none() {
+                let subnet = network.pools.first().map(|pool| pool.subnet);
+                let any = Subnet::containing(*address, 0);
+                return Err(Error::AddressOutside {
+                    address: *address,
+                    subnet: subnet.unwrap_or(any),
+                });
+            }
+        }
+        let bridge = self
+            .socket()?
+            .link(&network.bridge)
+            .map_err(|cause| Error::List {
+                what: "links",
+                cause,
+            })?
+            .ok_or_else(|| Error::NoNetwork {
+                network: network.name.clone(),
+            })?;
+        Ok(plan_endpoint(
+            &network,
+            endpoint,
+            bridge.index,
+            &self.settings.tag,
+        ))
+    }
+
+    /// Removes the link of an endpoint; one that is gone is fine.
+    pub fn detach(&self, sandbox: &hull_model::SandboxId, number: u8) -> Result<(), Error> {
+        let link = plan::host_link(sandbox, number);
+        self.socket()?
+            .delete_link(&link)
+            .map_err(|cause| Error::RemoveLink { link, cause })
+    }
+
+    /// Every link of ours that belongs to a sandbox.
+    pub fn endpoints(&self) -> Result<Vec<EndpointLink>, Error> {
+        let links = self.links(&mut self.socket()?)?;
+        let name_of = |index: u32| {
+            links
+                .iter()
+                .find(|l| l.index == index)
+                .map(|l| l.name.clone())
+        };
+        Ok(links
+            .iter()
+            .filter_map(|link| {
+                Some(EndpointLink {
+                    link: link.name.clone(),
+                    sandbox: self.sandbox_of(link)?,
+                    bridge: link.master.and_then(name_of),
+                })
+            })
+            .collect())
+    }
+
+    /// Removes links of ours whose sandbox is not among the known ones (first 12 digits of their
+    /// ids). Gives their names. Goes on after a failure, and reports the first.
+    pub fn leftovers(&self, known: &HashSet<String>) -> Result<Vec<String>, Error> {
+        let mut socket = self.socket()?;
+        let mut removed = Vec::new();
+        let mut first_failure = None;
+        for endpoint in self.endpoints()? {
+            if known.contains(&endpoint.sandbox) {
+                continue;
+            }
+            match socket.delete_link(&endpoint.link) {
+                Ok(()) => removed.push(endpoint.link),
+                Err(cause) => {
+                    let failure = Error::RemoveLink {
+                        link: endpoint.link,
+                        cause,
+                    };
+                    first_failure.get_or_insert(failure);
+                }
+            }
+        }
+        first_failure.map_or(Ok(removed), Err)
+    }
+
+    /// What differs between what was ensured and what the kernel has, one line each. Changes
+    /// nothing.
+    pub fn verify(&self) -> Result<Vec<String>, Error> {
+        let wanted = self.wanted();
+        let links = self.links(&mut self.socket()?)?;
+        let mut differences = Vec::new();
+        for network in wanted.iter() {
+            match links.iter().find(|link| link.name == network.bridge) {
+                None => differences.push(format!("bridge {} is missing", network.bridge)),
+                Some(link) if !link.up => {
+                    differences.push(format!("bridge {} is down", network.bridge));
+                }
+                Some(_) => {}
+            }
+        }
+        for link in links.iter().filter(|link| self.is_our_bridge(link)) {
+            if !wanted.iter().any(|network| network.bridge == link.name) {
+                differences.push(format!("bridge {} belongs to no network", link.name));
+            }
+        }
+        differences.extend(self.verify_table(&wanted)?);
+        Ok(differences)
+    }
+
+    fn verify_table(&self, wanted: &[Network]) -> Result<Vec<String>, Error> {
+        let list = |cause| Error::List {
+            what: "rules of our table",
+            cause,
+        };
+        let mut nft = self.nftables()?;
+        let tag = &self.settings.tag;
+        let has = nft.rules(Family::Inet, tag).map_err(list)?;
+        if wanted.is_empty() {
+            let left = (!has.is_empty()).then(|| format!("table inet {tag} belongs to no network"));
+            return Ok(left.into_iter().collect());
+        }
+        let table = plan::table(tag, wanted, &self.opened().read()?);
+        let mut differences = Vec::new();
+        let same = |rule: &hull_os::nft::Rule, chain: &str, comment: &str| {
+            rule.chain() == chain && rule.comment() == comment
+        };
+        for rule in &table.rules {
+            if !has
+                .iter()
+                .any(|found| same(rule, &found.chain, &found.comment))
+            {
+                differences.push(format!("rule {:?} is missing", rule.comment()));
+            }
+        }
+        for found in &has {
+            if !table
+                .rules
+                .iter()
+                .any(|rule| same(rule, &found.chain, &found.comment))
+            {
+                differences.push(format!("rule {:?} is not ours", found.comment));
+            }
+        }
+        for (set, mut keys) in table.sets() {
+            let mut found = nft.link_elements(Family::Inet, tag, set).map_err(list)?;
+            found.sort();
+            keys.sort();
+            if found != keys {
+                differences.push(format!("set {set} has {found:?} instead of {keys:?}"));
+            }
+        }
+        Ok(differences)
+    }
+
+    /// What we installed and why, for people: our own table, then what foreign chains have of us.
+    pub fn rules(&self) -> Result<String, Error> {
+        let wanted = self.wanted();
+        let tag = &self.settings.tag;
+        let mut lines = Vec::new();
+        if !wanted.is_empty() {
+            let table = plan::table(tag, &wanted, &self.opened().read()?);
+            for (set, keys) in table.sets() {
+                let keys: Vec<_> = keys.iter().map(|key| key.join(" . ")).collect();
+                lines.push(format!("inet {tag} @{set} = {{ {} }}", keys.join(", ")));
+            }
+            for rule in &table.rules {
+                lines.push(format!(
+                    "inet {tag} {}: {rule}  # {}",
+                    rule.chain(),
+                    rule.comment()
+                ));
+            }
+        }
+        lines.extend(self.foreign()?.list()?);
+        Ok(lines.into_iter().map(|line| line + "\n").collect())
+    }
+
+    /// A subnet of the default pools that neither the host nor `taken` uses. `bridge` is the one
+    /// that it is for: what that already has does not count as used.
+    pub fn choose_subnet(&self, bridge: &str, taken: &[Subnet]) -> Result<Subnet, Error> {
+        let mut socket = self.socket()?;
+        let own = self
+            .links(&mut socket)?
+            .iter()
+            .find(|l| l.name == bridge)
+            .map(|l| l.index);
+        let list = |what| move |cause| Error::List { what, cause };
+        let routes = socket.routes().map_err(list("routes"))?;
+        let addresses = socket.addresses().map_err(list("addresses"))?;
+        let routed = routes
+            .iter()
+            .filter(|route| !route.is_default() && (route.link.is_none() || route.link != own))
+            .map(|route| Subnet::containing(route.destination, route.prefix_length));
+        let addressed = addresses
+            .iter()
+            .filter(|address| Some(address.index) != own)
+            .map(|address| Subnet::containing(address.address, address.prefix_length));
+        let used: Vec<_> = routed
+            .chain(addressed)
+            .chain(taken.iter().copied())
+            .collect();
+        choose_subnet(&used)
+    }
+
+    /// Largest packet that leaves the host whole: that of the link of the default route.
+    pub fn uplink_mtu(&self) -> Result<u32, Error> {
+        let mut socket = self.socket()?;
+        let routes = socket.routes().map_err(|cause| Error::List {
+            what: "routes",
+            cause,
+        })?;
+        let uplink = routes
+            .iter()
+            .find(|r| r.is_default() && r.destination.is_ipv4());
+        let links = self.links(&mut socket)?;
+        let link = links
+            .iter()
+            .find(|link| Some(link.index) == uplink.and_then(|r| r.link));
+        Ok(link.map_or(MTU_DEFAULT, |link| link.mtu))
+    }
+
+    fn apply(&self, networks: &[Network]) -> Result<Report, Error> {
+        for network in networks {
+            network.validate().map_err(|reason| Error::Invalid {
+                network: network.name.clone(),
+                reason,
+            })?;
+        }
+        let mut socket = self.socket()?;
+        let links = self.links(&mut socket)?;
+        let routes = socket.routes().map_err(|cause| Error::List {
+            what: "routes",
+            cause,
+        })?;
+        let opened = self.opened().plan(networks, &links, &routes)?;
+        self.apply_table(networks, &opened)?;
+        for network in networks {
+            self.ensure_bridge(&mut socket, network)?;
+        }
+        forwarding::open(&opened)?;
+        let bridges: Vec<_> = networks
+            .iter()
+            .map(|network| network.bridge.clone())
+            .collect();
+        let blockers = self.foreign()?.settle(self.settings.firewall, &bridges)?;
+        Ok(Report {
+            blocked_by: blockers.iter().map(ToString::to_string).collect(),
+            bridges_in_use: self.remove_bridges(&mut socket, &bridges)?,
+        })
+    }
+
+    fn apply_table(&self, networks: &[Network], opened: &[String]) -> Result<(), Error> {
+        let tag = &self.settings.tag;
+        let transaction = match networks {
+            [] => plan::remove(tag),
+            networks => plan::table(tag, networks, opened).replace(),
+        };
+        self.nftables()?
+            .commit(transaction)
+            .map_err(|cause| Error::Table {
+                table: tag.clone(),
+                cause,
+            })
+    }
+
+    fn ensure_bridge(&self, socket: &mut Socket, network: &Network) -> Result<(), Error> {
+        let name = network.bridge.as_str();
+        let list = |cause| Error::List {
+            what: "links",
+            cause,
+        };
+        let fail = |cause: NetlinkError| Error::Bridge {
+            bridge: name.to_owned(),
+            cause,
+        };
+        let found = socket.link(name).map_err(list)?;
+        if found.as_ref().is_some_and(|link| link.kind != "bridge") {
+            return Err(Error::NoBridge {
+                link: name.to_owned(),
+            });
+        }
+        let alias = self.bridge_alias(network);
+        let mut change = LinkChange {
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        let mut batch = Batch::new();
+        match &found {
+            None => {
+                let mac = network
+                    .pools
+                    .first()
+                    .map(|pool| Mac::of_address(pool.gateway));
+                let mac = mac
+                    .unwrap_or_else(|| Mac::of_address([0, 0, 0, 1].into()))
+                    .0;
+                batch.create_bridge(&Bridge {
+                    name,
+                    mac,
+                    mtu: network.mtu,
+                });
+                change.alias = Some(&alias);
+                change.link_local = Some(network.pools.iter().any(|pool| pool.gateway.is_ipv6()));
+            }
+            // A bridge that somebody else made stays as it is, apart from the gateway's address.
+            Some(link) if self.is_our_bridge(link) && link.mtu != network.mtu => {
+                change.mtu = Some(network.mtu);
+            }
+            Some(_) => {}
+        }
+        batch.set_link(name, &change);
+        socket.execute(batch.as_bytes()).map_err(fail)?;
+        let missing = || Error::NoNetwork {
+            network: network.name.clone(),
+        };
+        let link = socket.link(name).map_err(list)?.ok_or_else(missing)?;
+        self.ensure_addresses(socket, network, &link)?;
+        for (setting, value) in [("forwarding", 1), ("send_redirects", 0)] {
+            // A network without a way out has nothing to forward, except between its own ports
+            // on hosts that pass bridged frames to the rules; that needs no setting.
+            let value = if setting == "forwarding" && network.internal {
+                0
+            } else {
+                value
+            };
+            LinkSetting::ipv4(name, setting)
+                .write(value)
+                .map_err(|cause| Error::Setting {
+                    link: name.to_owned(),
+                    setting,
+                    cause,
+                })?;
+        }
+        Ok(())
+    }
+
+    fn ensure_addresses(
+        &self,
+        socket: &mut Socket,
+        network: &Network,
+        link: &Link,
+    ) -> Result<(), Error> {
+        let addresses = socket.addresses().map_err(|cause| Error::List {
+            what: "addresses",
+            cause,
+        })?;
+        let mut batch = Batch::new();
+        for pool in &network.pools {
+            batch.add_address(link.index, pool.gateway, pool.subnet.prefix_length());
+        }
+        let wanted = |address: &hull_os::netlink::Address| {
+            network.pools.iter().any(|pool| {
+                (pool.gateway, pool.subnet.prefix_length())
+                    == (address.address, address.prefix_length)
+            })
+        };
+        if self.is_our_bridge(link) {
+            for old in addresses
+                .iter()
+                .filter(|a| a.index == link.index && !wanted(a))
+            {
+                batch.delete_address(link.index, old.address, old.prefix_length);
+            }
+        }
+        socket
+            .execute(batch.as_bytes())
+            .map_err(|cause| Error::Bridge {
+                bridge: network.bridge.clone(),
+                cause,
+            })
+    }
+
+    /// Removes bridges of ours that no network wants; gives those that have ports.
+    fn remove_bridges(&self, socket: &mut Socket, wanted: &[String]) -> Result<Vec<String>, Error> {
+        let links = self.links(socket)?;
+        let mut in_use = Vec::new();
+        for bridge in links.iter().filter(|link| self.is_our_bridge(link)) {
+            if wanted.contains(&bridge.name) {
+                continue;
+            }
+            if ports(&links, bridge).next().is_some() {
+                in_use.push(bridge.name.clone());
+                continue;
+            }
+            socket
+                .delete_link(&bridge.name)
+                .map_err(|cause| Error::RemoveLink {
+                    link: bridge.name.clone(),
+                    cause,
+                })?;
+        }
+        Ok(in_use)
+    }
+
+    fn bridge_alias(&self, network: &Network) -> String {
+        format!("{}:network:{}", self.settings.tag, network.name)
+    }
+
+    fn is_our_bridge(&self, link: &Link) -> bool {
+        let rest = link.alias.strip_prefix(&self.settings.tag);
+        link.kind == "bridge" && rest.is_some_and(|rest| rest.starts_with(":network:"))
+    }
+
+    /// The sandbox of a link with our alias.
+    fn sandbox_of(&self, link: &Link) -> Option<String> {
+        let sandbox = link
+            .alias
+            .strip_prefix(&self.settings.tag)?
+            .strip_prefix(':')?;
+        (link.kind == "veth" && !sandbox.contains(':')).then(|| sandbox.to_owned())
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Vec<Network>> {
+        // Replaced as a whole after success only, so a panic elsewhere cannot have left a part.
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self) -> Opened {
+        Opened::new(&self.settings.run)
+    }
+
+    fn links(&self, socket: &mut Socket) -> Result<Vec<Link>, Error> {
+        socket.links().map_err(|cause| Error::List {
+            what: "links",
+            cause,
+        })
+    }
+
+    fn socket(&self) -> Result<Socket, Error> {
+        Socket::route(Duration::from_millis(KERNEL_ANSWER_MS_MAX)).map_err(|cause| Error::List {
+            what: "links",
+            cause,
+        })
+    }
+
+    fn nftables(&self) -> Result<Nftables, Error> {
+        Nftables::open(Duration::from_millis(KERNEL_ANSWER_MS_MAX)).map_err(|cause| Error::List {
+            what: "tables of nftables",
+            cause,
+        })
+    }
+
+    fn foreign(&self) -> Result<Foreign<'_>, Error> {
+        Ok(Foreign::new(
+            self.nftables()?,
+            &*self.run,
+            &self.settings.tag,
+        ))
+    }
+}
+
+fn find<'a>(networks: &'a [Network], name: &str) -> Result<&'a Network, Error> {
+    networks
+        .iter()
+        .find(|network| network.name == name)
+        .ok_or_else(|| Error::NoNetwork {
+            network: name.to_owned(),
+        })
+}
+
+fn ports<'a>(links: &'a [Link], bridge: &Link) -> impl Iterator<Item = &'a Link> {
+    let index = bridge.index;
+    links.iter().filter(move |link| link.master == Some(index))
+}

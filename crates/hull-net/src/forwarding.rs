@@ -1,0 +1,144 @@
+//! Which links of the host forward packets.
+//!
+//! The kernel asks the link over which a packet *came*: the bridge for what a container sends,
+//! the host's own links for the replies. Both need it, and neither more than these: on a host that
+//! does not route by itself, links that we open are closed by a rule of our table for everything
+//! that is not from or to our bridges, and closed again when no network needs them.
+//!
+//! The list of opened links is a file in the run directory. It is written before the kernel is
+//! told, and like the kernel's settings it is gone after a reboot.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hull_os::netlink::sysctl::LinkSetting;
+use hull_os::netlink::{Link, Route};
+
+use crate::Error;
+use crate::network::Network;
+
+const FORWARDING: &str = "forwarding";
+
+/// The record of opened links.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    path: PathBuf,
+}
+
+impl Opened {
+    pub(crate) fn new(run: &Path) -> Self {
+        Self {
+            path: run.join("forwarding-links"),
+        }
+    }
+
+    pub(crate) fn read(&self) -> Result<Vec<String>, Error> {
+        match std::fs::read_to_string(&self.path) {
+            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(cause) => Err(Error::Record {
+                path: self.path.clone(),
+                cause,
+            }),
+        }
+    }
+
+    fn write(&self, links: &[String]) -> Result<(), Error> {
+        let result = match links {
+            [] => match std::fs::remove_file(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            },
+            links => std::fs::write(&self.path, links.join("\n") + "\n"),
+        };
+        result.map_err(|cause| Error::Record {
+            path: self.path.clone(),
+            cause,
+        })
+    }
+
+    /// Decides which links have to be open, closes those that no longer have to, and writes the
+    /// new list down. The caller puts it into the table before it calls [`open`].
+    pub(crate) fn plan(
+        &self,
+        networks: &[Network],
+        links: &[Link],
+        routes: &[Route],
+    ) -> Result<Vec<String>, Error> {
+        let before = self.read()?;
+        let wanted = if host_forwards()? {
+            // The administrator's word now: not ours to take back, nor to restrict.
+            Vec::new()
+        } else {
+            uplinks(networks, links, routes)
+                .into_iter()
+                .filter(|link| before.contains(link) || !forwards(link))
+                .collect()
+        };
+        if !host_forwards()? {
+            for link in before.iter().filter(|link| !wanted.contains(link)) {
+                set(link, 0)?;
+            }
+        }
+        if wanted != before {
+            self.write(&wanted)?;
+        }
+        Ok(wanted)
+    }
+}
+
+/// Lets links forward. A link that vanished meanwhile needs it no more.
+pub(crate) fn open(links: &[String]) -> Result<(), Error> {
+    links.iter().try_for_each(|link| set(link, 1))
+}
+
+/// Whether the administrator made a router of this host.
+fn host_forwards() -> Result<bool, Error> {
+    let setting = LinkSetting::ipv4("all", FORWARDING);
+    let value = setting.read().map_err(|cause| Error::Setting {
+        link: "all".to_owned(),
+        setting: FORWARDING,
+        cause,
+    })?;
+    Ok(value == Some(1))
+}
+
+fn forwards(link: &str) -> bool {
+    matches!(LinkSetting::ipv4(link, FORWARDING).read(), Ok(Some(1)))
+}
+
+fn set(link: &str, value: i64) -> Result<(), Error> {
+    let setting = LinkSetting::ipv4(link, FORWARDING);
+    let result = match setting.read() {
+        Ok(None) => Ok(false),
+        Ok(Some(_)) => setting.write(value),
+        Err(error) => Err(error),
+    };
+    result.map(drop).map_err(|cause| Error::Setting {
+        link: link.to_owned(),
+        setting: FORWARDING,
+        cause,
+    })
+}
+
+/// Links over which replies to containers come: every one with an IPv4 route, but our bridges
+/// (which are open anyway) and the loopback.
+fn uplinks(networks: &[Network], links: &[Link], routes: &[Route]) -> Vec<String> {
+    if networks.iter().all(|network| network.internal) {
+        return Vec::new();
+    }
+    let routed = |link: &&Link| {
+        routes
+            .iter()
+            .any(|route| route.destination.is_ipv4() && route.link == Some(link.index))
+    };
+    let foreign = |link: &&Link| {
+        link.name != "lo" && !networks.iter().any(|network| network.bridge == link.name)
+    };
+    links
+        .iter()
+        .filter(routed)
+        .filter(foreign)
+        .map(|link| link.name.clone())
+        .collect()
+}

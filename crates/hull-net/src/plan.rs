@@ -1,0 +1,339 @@
+//! Pure plans: what a shim does for one endpoint, and what our table holds for all networks.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use hull_model::SandboxId;
+use hull_os::netlink::{Batch, LinkChange, Veth};
+use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdict, link_key};
+
+use crate::network::{Endpoint, Network};
+
+/// What a shim sends for a sandbox's endpoint: requests for two network namespaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkSteps {
+    /// For a socket in the host's namespace.
+    pub host: Vec<u8>,
+    /// For a socket in the sandbox's namespace, after those of the host.
+    pub inside: Vec<u8>,
+    /// Where in `host` a descriptor of the sandbox's namespace has to be put (four bytes, byte
+    /// order of the host) before sending.
+    pub netns_fd_offset: Option<u32>,
+}
+
+/// Name of the link that stays on the host for an endpoint of a sandbox.
+pub fn host_link(sandbox: &SandboxId, number: u8) -> String {
+    let suffix = if number == 0 {
+        String::new()
+    } else {
+        number.to_string()
+    };
+    format!("hv{}{suffix}", sandbox.short())
+}
+
+/// Requests for a namespace that has nothing but its loopback.
+pub fn plan_loopback() -> LinkSteps {
+    let mut inside = Batch::new();
+    inside.set_link(
+        "lo",
+        &LinkChange {
+            up: Some(true),
+            ..LinkChange::default()
+        },
+    );
+    LinkSteps {
+        inside: inside.into_bytes(),
+        ..LinkSteps::default()
+    }
+}
+
+/// Requests that give a sandbox an endpoint on a network, whose bridge has the number
+/// `bridge_index`; `tag` begins the alias by which the link is found again.
+pub fn plan_endpoint(
+    network: &Network,
+    endpoint: &Endpoint,
+    bridge_index: u32,
+    tag: &str,
+) -> LinkSteps {
+    let name = host_link(&endpoint.sandbox, endpoint.number);
+    let mut host = Batch::new();
+    let netns_fd_offset = host.create_veth(&Veth {
+        name: &name,
+        peer_name: &endpoint.link,
+        peer_mac: endpoint.mac().0,
+        mtu: network.mtu,
+    });
+    host.set_link(
+        &name,
+        &LinkChange {
+            alias: Some(&alias(tag, &endpoint.sandbox)),
+            master: Some(bridge_index),
+            up: Some(true),
+            // A port of a bridge talks for others only.
+            link_local: Some(false),
+            mtu: None,
+        },
+    );
+    if !network.icc {
+        // Frames between ports never come to the table's rules, unless the host passes bridged
+        // frames to them; the bridge itself has to keep such ports apart.
+        host.isolate_port(&name);
+    }
+    LinkSteps {
+        host: host.into_bytes(),
+        inside: plan_inside(network, endpoint),
+        netns_fd_offset: Some(netns_fd_offset),
+    }
+}
+
+fn plan_inside(network: &Network, endpoint: &Endpoint) -> Vec<u8> {
+    let mut inside = Batch::new();
+    if endpoint.number == 0 {
+        inside.set_link(
+            "lo",
+            &LinkChange {
+                up: Some(true),
+                ..LinkChange::default()
+            },
+        );
+    }
+    // Without an IPv6 address of ours it gets none at all: a link-local one would cost a second
+    // of duplicate detection and reach services of the host that listen on IPv6.
+    let link_local = endpoint.addresses.iter().any(IpAddr::is_ipv6);
+    let up = LinkChange {
+        up: Some(true),
+        link_local: Some(link_local),
+        ..LinkChange::default()
+    };
+    inside.find_link(&endpoint.link);
+    for address in &endpoint.addresses {
+        if let Some(pool) = network.pool_of(*address) {
+            inside.add_address(0, *address, pool.subnet.prefix_length());
+        }
+    }
+    inside.set_link(&endpoint.link, &up);
+    if endpoint.default_route && !network.internal {
+        for pool in endpoint
+            .addresses
+            .iter()
+            .filter_map(|address| network.pool_of(*address))
+        {
+            inside.add_route(None, pool.gateway);
+        }
+    }
+    inside.into_bytes()
+}
+
+/// Alias of a sandbox's links on the host.
+pub(crate) fn alias(tag: &str, sandbox: &SandboxId) -> String {
+    format!("{tag}:{}", sandbox.short())
+}
+
+/// Links of all bridges.
+const BRIDGES: &str = "bridges";
+/// Bridges of internal networks.
+const INTERNAL: &str = "internal";
+/// Links of the host that forward only because we let them.
+const OPENED: &str = "opened";
+/// Verdict for traffic that leaves over the bridge that it came from.
+const SAME_BRIDGE: &str = "same_bridge";
+
+const FORWARD: BaseChain = BaseChain {
+    name: "forward",
+    kind: "filter",
+    hook: Hook::Forward,
+    priority: 0,
+};
+/// Before connection tracking, where packets to the host's loopback must already be gone.
+const PREROUTING: BaseChain = BaseChain {
+    name: "prerouting",
+    kind: "filter",
+    hook: Hook::Prerouting,
+    priority: -300,
+};
+const POSTROUTING: BaseChain = BaseChain {
+    name: "postrouting",
+    kind: "nat",
+    hook: Hook::Postrouting,
+    priority: 100,
+};
+
+/// What our table is to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) name: String,
+    bridges: Vec<String>,
+    internal: Vec<String>,
+    opened: Vec<String>,
+    /// Bridge, and whether its endpoints reach each other.
+    same_bridge: Vec<(String, bool)>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// The table for all networks; `opened` are the links of the host that we let forward.
+pub(crate) fn table(name: &str, networks: &[Network], opened: &[String]) -> Table {
+    let bridges = |which: fn(&Network) -> bool| -> Vec<String> {
+        networks
+            .iter()
+            .filter(|n| which(n))
+            .map(|n| n.bridge.clone())
+            .collect()
+    };
+    let mut rules = forward_rules(name);
+    let loopback = Ipv4Addr::new(127, 0, 0, 0).into();
+    rules.push(
+        Rule::new(
+            "prerouting",
+            &format!("{name}: the host's loopback is not for containers"),
+        )
+        .from_link_in(BRIDGES)
+        .to_network(loopback, 8)
+        .counted()
+        .verdict(Verdict::Drop),
+    );
+    for network in networks
+        .iter()
+        .filter(|network| network.masquerade && !network.internal)
+    {
+        for pool in &network.pools {
+            let why = format!("{name}: {} leaves as the host", network.name);
+            rules.push(
+                Rule::new("postrouting", &why)
+                    .from_network(pool.subnet.address(), pool.subnet.prefix_length())
+                    .not_to_link(&network.bridge)
+                    .counted()
+                    .masquerade(),
+            );
+        }
+    }
+    Table {
+        name: name.to_owned(),
+        bridges: bridges(|_| true),
+        internal: bridges(|network| network.internal),
+        opened: opened.to_vec(),
+        same_bridge: networks.iter().map(|n| (n.bridge.clone(), n.icc)).collect(),
+        rules,
+    }
+}
+
+/// Traffic from one link to another. Sets and a map keep its cost the same for any number of
+/// networks.
+fn forward_rules(tag: &str) -> Vec<Rule> {
+    let rule = |why: &str| Rule::new(FORWARD.name, &format!("{tag}: {why}"));
+    vec![
+        rule("between endpoints of one network").verdict_by_links(SAME_BRIDGE),
+        rule("networks are kept apart")
+            .from_link_in(BRIDGES)
+            .to_link_in(BRIDGES)
+            .counted()
+            .verdict(Verdict::Drop),
+        rule("no way out of internal networks")
+            .from_link_in(INTERNAL)
+            .counted()
+            .verdict(Verdict::Drop),
+        rule("no way into internal networks")
+            .to_link_in(INTERNAL)
+            .counted()
+            .verdict(Verdict::Drop),
+        rule("replies")
+            .to_link_in(BRIDGES)
+            .of_known_connection()
+            .verdict(Verdict::Accept),
+        rule("published ports")
+            .to_link_in(BRIDGES)
+            .of_published_port()
+            .verdict(Verdict::Accept),
+        rule("nobody asked for it")
+            .to_link_in(BRIDGES)
+            .counted()
+            .verdict(Verdict::Drop),
+        rule("forwards for our networks only")
+            .from_link_in(OPENED)
+            .counted()
+            .verdict(Verdict::Drop),
+    ]
+}
+
+impl Table {
+    /// Replaces whatever our table holds: packets see the old one or the new one, never a part.
+    pub(crate) fn replace(&self) -> Transaction {
+        let (family, name) = (Family::Inet, self.name.as_str());
+        let mut all = remove(name);
+        all.add_table(family, name);
+        for chain in [PREROUTING, FORWARD, POSTROUTING] {
+            all.add_base_chain(family, name, chain);
+        }
+        for (set, links) in [
+            (BRIDGES, &self.bridges),
+            (INTERNAL, &self.internal),
+            (OPENED, &self.opened),
+        ] {
+            all.add_set(family, name, set, Key::Link);
+            let elements: Vec<_> = links.iter().map(|link| (link_key(&[link]), None)).collect();
+            all.add_elements(family, name, set, &elements);
+        }
+        all.add_verdict_map(family, name, SAME_BRIDGE, Key::LinkPair);
+        let verdicts: Vec<_> = self
+            .same_bridge
+            .iter()
+            .map(|(bridge, icc)| {
+                let verdict = if *icc { Verdict::Accept } else { Verdict::Drop };
+                (link_key(&[bridge, bridge]), Some(verdict))
+            })
+            .collect();
+        all.add_elements(family, name, SAME_BRIDGE, &verdicts);
+        for rule in &self.rules {
+            all.add_rule(family, name, rule, Place::End);
+        }
+        all
+    }
+
+    /// Sets with the keys that they are to have, for a comparison with the kernel's.
+    pub(crate) fn sets(&self) -> Vec<(&'static str, Vec<Vec<String>>)> {
+        let single = |links: &[String]| links.iter().map(|link| vec![link.clone()]).collect();
+        let pairs = |(bridge, _): &(String, bool)| vec![bridge.clone(), bridge.clone()];
+        vec![
+            (BRIDGES, single(&self.bridges)),
+            (INTERNAL, single(&self.internal)),
+            (OPENED, single(&self.opened)),
+            (SAME_BRIDGE, self.same_bridge.iter().map(pairs).collect()),
+        ]
+    }
+}
+
+/// Removes our table, also when it is not there.
+pub(crate) fn remove(name: &str) -> Transaction {
+    let mut all = Transaction::new();
+    all.add_table(Family::Inet, name);
+    all.delete_table(Family::Inet, name);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use hull_model::SandboxId;
+    use hull_os::netlink::NETNS_FD_UNKNOWN;
+
+    use super::{Endpoint, Network, host_link, plan_endpoint};
+
+    #[test]
+    fn the_offset_points_at_the_placeholder() {
+        let sandbox = SandboxId::from_bytes([0xab; 32]);
+        let network = Network::default_bridge("172.17.0.0/16".parse().unwrap(), 1400);
+        let endpoint = Endpoint::only(sandbox, vec![[172, 17, 0, 2].into()]);
+        let steps = plan_endpoint(&network, &endpoint, 7, "hull");
+        let at = steps.netns_fd_offset.unwrap() as usize;
+        assert_eq!(steps.host[at..at + 4], NETNS_FD_UNKNOWN.to_ne_bytes());
+        assert_eq!(
+            steps,
+            plan_endpoint(&network, &endpoint, 7, "hull"),
+            "the same every time"
+        );
+    }
+
+    #[test]
+    fn names_of_host_links_fit() {
+        let sandbox = SandboxId::from_bytes([0xab; 32]);
+        assert_eq!(host_link(&sandbox, 0), "hvabababababab");
+        assert_eq!(host_link(&sandbox, 9).len(), 15);
+    }
+}

@@ -1,0 +1,735 @@
+//! Networks in a real kernel: every test runs this program again in a network namespace of its
+//! own, which plays the host, with further namespaces for containers and for the world outside.
+//!
+//! A namespace is held by a sleeping process and ends with it, with all links and rules in it.
+//! Skipped without root.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::panic,
+    reason = "a test starts programs and fails by panicking"
+)]
+
+use std::collections::HashSet;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hull_model::SandboxId;
+use hull_net::{Endpoint, Firewall, Network, Networks, Output, Pool, Settings};
+use hull_os::netlink::Socket;
+
+const ROLE: &str = "HULL_TEST_ROLE";
+/// How long something that must not get through is waited for, in milliseconds.
+const BLOCKED_MS: u64 = 700;
+/// How long something that must get through may take.
+const REACHED_MS: u64 = 5_000;
+
+/// Runs the test again in a namespace of its own; `true` in that second run.
+fn in_own_host(test: &str) -> bool {
+    if std::env::var(ROLE).is_ok_and(|role| role == "host") {
+        return true;
+    }
+    if !std::fs::read_to_string("/proc/self/status")
+        .unwrap()
+        .contains("\nUid:\t0\t")
+    {
+        eprintln!("skipped: {test} needs root");
+        return false;
+    }
+    let status = Command::new("unshare")
+        .args(["--net", "--mount", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(ROLE, "host")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed in its namespace");
+    false
+}
+
+fn run(command: &[&str]) -> String {
+    let output = Command::new(command[0])
+        .args(&command[1..])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn run_words(words: &str) -> String {
+    run(&words.split(' ').collect::<Vec<_>>())
+}
+
+/// The seam of [`Networks`], as a test may have it.
+fn runner(command: &[&str]) -> std::io::Result<Output> {
+    let output = Command::new(command[0]).args(&command[1..]).output()?;
+    Ok(Output {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// A network namespace, held by a process.
+struct Namespace(Child);
+
+impl Namespace {
+    fn new() -> Self {
+        let mut child = Command::new("unshare")
+            .args([
+                "--net",
+                "--",
+                "sh",
+                "-c",
+                "ip link set lo up; echo ready; exec sleep 300",
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        Self(child)
+    }
+
+    fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    fn command(&self, program: &[&str]) -> Command {
+        let pid = self.pid();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-n", "--"]).args(program);
+        command
+    }
+
+    fn ip(&self, arguments: &str) {
+        let words: Vec<_> = ["ip"].into_iter().chain(arguments.split(' ')).collect();
+        assert!(
+            self.command(&words).status().unwrap().success(),
+            "ip {arguments}"
+        );
+    }
+
+    /// This program in a role (see [`role`]), inside.
+    fn role(&self, role: &str) -> Command {
+        let exe = std::env::current_exe().unwrap();
+        let mut command = self.command(&[
+            exe.to_str().unwrap(),
+            "--exact",
+            "role",
+            "--nocapture",
+            "--quiet",
+        ]);
+        command.env(ROLE, role);
+        command
+    }
+
+    /// A server that tells each client its address.
+    fn serve(&self, port: u16) -> Server {
+        let mut child = self
+            .role(&format!("serve {port}"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(
+            lines.any(|line| line.unwrap().contains("serving")),
+            "server did not start"
+        );
+        Server(child)
+    }
+
+    /// The address that the server at `to` sees, if it is reached.
+    fn connect(&self, to: &str, wait_ms: u64) -> Option<IpAddr> {
+        let output = self
+            .role(&format!("connect {to} {wait_ms}"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            text.contains("seen ") || text.contains("unreached"),
+            "{text}"
+        );
+        let (_, rest) = text.split_once("seen ")?;
+        rest.split_whitespace().next()?.parse().ok()
+    }
+
+    fn reaches(&self, to: &str) -> IpAddr {
+        self.connect(to, REACHED_MS)
+            .unwrap_or_else(|| panic!("{to} is not reached"))
+    }
+
+    fn is_kept_from(&self, to: &str) {
+        let seen = self.connect(to, BLOCKED_MS);
+        assert_eq!(seen, None, "{to} must not be reached");
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What this program does when a test starts it inside another namespace.
+#[test]
+fn role() {
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
+    let words: Vec<_> = role.split(' ').collect();
+    match words.as_slice() {
+        ["steps"] => {
+            let mut batch = Vec::new();
+            std::io::stdin().read_to_end(&mut batch).unwrap();
+            Socket::route(Duration::from_secs(5))
+                .unwrap()
+                .execute(&batch)
+                .unwrap();
+        }
+        ["serve", port] => {
+            let listener = TcpListener::bind(format!("0.0.0.0:{port}")).unwrap();
+            println!("serving");
+            loop {
+                let (mut stream, peer) = listener.accept().unwrap();
+                let _ = writeln!(stream, "{}", peer.ip());
+            }
+        }
+        ["connect", to, wait_ms] => {
+            let wait = Duration::from_millis(wait_ms.parse().unwrap());
+            let to: SocketAddr = to.parse().unwrap();
+            match TcpStream::connect_timeout(&to, wait) {
+                Ok(stream) => {
+                    let mut line = String::new();
+                    BufReader::new(stream).read_line(&mut line).unwrap();
+                    println!("seen {line}");
+                }
+                Err(error) => println!("unreached {error}"),
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The host under test: an uplink to an outside that knows no route back to containers.
+struct Host {
+    outside: Namespace,
+    networks: Networks,
+    run: std::path::PathBuf,
+    next: u8,
+}
+
+const OUTSIDE: &str = "198.51.100.2:80";
+const HOST_ADDRESS: &str = "198.51.100.1";
+
+impl Host {
+    fn new(firewall: Firewall) -> Self {
+        run_words("ip link set lo up");
+        let outside = Namespace::new();
+        let peer = format!(
+            "ip link add up0 type veth peer name eth0 netns {}",
+            outside.pid()
+        );
+        run_words(&peer);
+        run_words("ip addr add 198.51.100.1/24 dev up0");
+        run_words("ip link set up0 up");
+        outside.ip("addr add 198.51.100.2/24 dev eth0");
+        outside.ip("link set eth0 up");
+        run_words("ip route add default via 198.51.100.2");
+        let run = std::env::temp_dir().join(format!("hull-net-{}", std::process::id()));
+        std::fs::create_dir_all(&run).unwrap();
+        let settings = Settings {
+            run: run.clone(),
+            tag: "hull".to_owned(),
+            firewall,
+        };
+        Self {
+            outside,
+            networks: Networks::open(settings, Box::new(runner)),
+            run,
+            next: 1,
+        }
+    }
+
+    fn default_bridge(&self) -> Network {
+        Network::default_bridge("172.17.0.0/16".parse().unwrap(), 1500)
+    }
+
+    fn container(&mut self, network: &str, address: &str) -> Container {
+        let id = SandboxId::from_bytes([self.next; 32]);
+        self.next += 1;
+        let endpoint = Endpoint::only(id, vec![address.parse().unwrap()]);
+        let namespace = Namespace::new();
+        let mut steps = self.networks.attach(network, &endpoint).unwrap();
+        let netns = std::fs::File::open(format!("/proc/{}/ns/net", namespace.pid())).unwrap();
+        let at = steps.netns_fd_offset.unwrap() as usize;
+        steps.host[at..at + 4].copy_from_slice(&netns.as_raw_fd().to_ne_bytes());
+        Socket::route(Duration::from_secs(5))
+            .unwrap()
+            .execute(&steps.host)
+            .unwrap();
+        let mut inside = namespace
+            .role("steps")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        inside
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(&steps.inside)
+            .unwrap();
+        assert!(inside.wait().unwrap().success(), "steps inside");
+        Container { id, namespace }
+    }
+
+    /// All that a person could see of us on the host.
+    fn visible(&self) -> String {
+        let forwarding = ["all", "default", "lo", "up0"].map(|link| {
+            std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{link}/forwarding")).unwrap()
+        });
+        let mut files: Vec<_> = std::fs::read_dir(&self.run).unwrap().collect();
+        format!(
+            "{}{}{}{:?}{:?}",
+            run_words("ip -o -d link"),
+            run_words("ip route show table all"),
+            run_words("nft list ruleset"),
+            forwarding,
+            files
+                .drain(..)
+                .map(|file| file.unwrap().file_name())
+                .collect::<Vec<_>>(),
+        )
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.run);
+    }
+}
+
+struct Container {
+    id: SandboxId,
+    namespace: Namespace,
+}
+
+#[test]
+fn containers_reach_each_other_and_the_outside_but_nobody_comes_in() {
+    if !in_own_host("containers_reach_each_other_and_the_outside_but_nobody_comes_in") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    let before = host.visible();
+    let report = host.networks.ensure(&[host.default_bridge()]).unwrap();
+    assert_eq!(report, hull_net::Report::default());
+    let (a, b) = (
+        host.container("bridge", "172.17.0.2"),
+        host.container("bridge", "172.17.0.3"),
+    );
+    let _servers = [b.namespace.serve(80), host.outside.serve(80)];
+
+    assert_eq!(
+        a.namespace.reaches("172.17.0.3:80").to_string(),
+        "172.17.0.2"
+    );
+    assert_eq!(
+        a.namespace.reaches(OUTSIDE).to_string(),
+        HOST_ADDRESS,
+        "masqueraded"
+    );
+    host.outside.ip("route add 172.17.0.0/16 via 198.51.100.1");
+    host.outside.is_kept_from("172.17.0.3:80");
+    assert_eq!(
+        a.namespace.reaches(OUTSIDE).to_string(),
+        HOST_ADDRESS,
+        "still"
+    );
+
+    let inside = run(&[
+        "nsenter",
+        "-t",
+        &a.namespace.pid(),
+        "-n",
+        "ip",
+        "-o",
+        "-d",
+        "addr",
+    ]);
+    let eth0: Vec<_> = inside
+        .lines()
+        .filter(|line| line.contains("eth0"))
+        .collect();
+    assert_eq!(eth0.len(), 1, "one IPv4 address and no IPv6 one: {inside}");
+    let link = run(&[
+        "nsenter",
+        "-t",
+        &a.namespace.pid(),
+        "-n",
+        "ip",
+        "link",
+        "show",
+        "eth0",
+    ]);
+    assert!(link.contains("02:42:ac:11:00:02"), "{link}");
+
+    assert_eq!(host.networks.verify().unwrap(), Vec::<String>::new());
+    let endpoints = host.networks.endpoints().unwrap();
+    let of_a = endpoints
+        .iter()
+        .find(|endpoint| endpoint.sandbox == a.id.short())
+        .unwrap();
+    assert_eq!(of_a.bridge.as_deref(), Some("hull0"));
+    assert!(matches!(
+        host.networks.remove("bridge"),
+        Err(hull_net::Error::InUse { ports: 2, .. })
+    ));
+
+    // A sandbox that nobody knows loses its link, the other keeps it.
+    let removed = host
+        .networks
+        .leftovers(&HashSet::from([a.id.short()]))
+        .unwrap();
+    assert_eq!(removed, [format!("hv{}", b.id.short())]);
+    host.networks.detach(&a.id, 0).unwrap();
+    host.networks.detach(&a.id, 0).unwrap();
+    host.networks.remove("bridge").unwrap();
+    assert_eq!(host.visible(), before, "nothing is left");
+}
+
+#[test]
+fn ensure_again_changes_nothing_and_repairs_what_others_broke() {
+    if !in_own_host("ensure_again_changes_nothing_and_repairs_what_others_broke") {
+        return;
+    }
+    let host = Host::new(Firewall::Cooperate);
+    let wanted = [host.default_bridge()];
+    host.networks.ensure(&wanted).unwrap();
+    let shown = || run_words("nft list table inet hull") + &run_words("ip -o link show hull0");
+    let first = shown();
+    host.networks.ensure(&wanted).unwrap();
+    assert_eq!(shown(), first);
+
+    run_words("nft flush ruleset");
+    run_words("ip link set hull0 down");
+    run_words("ip addr add 10.9.9.9/24 dev hull0");
+    let differences = host.networks.verify().unwrap();
+    assert!(
+        differences.contains(&"bridge hull0 is down".to_owned()),
+        "{differences:?}"
+    );
+    assert!(
+        differences.iter().any(|line| line.contains("is missing")),
+        "{differences:?}"
+    );
+    host.networks.ensure(&wanted).unwrap();
+    assert_eq!(shown(), first);
+    assert_eq!(host.networks.verify().unwrap(), Vec::<String>::new());
+    assert!(!run_words("ip addr show hull0").contains("10.9.9.9"));
+
+    // The daemon starts anew: no memory but the run directory.
+    let settings = Settings {
+        run: host.run.clone(),
+        tag: "hull".to_owned(),
+        firewall: Firewall::Cooperate,
+    };
+    let again = Networks::open(settings, Box::new(runner));
+    again.ensure(&wanted).unwrap();
+    assert_eq!(shown(), first);
+    again.ensure(&[]).unwrap();
+    assert!(!run_words("ip link").contains("hull0"));
+}
+
+#[test]
+fn the_table_reads_as_meant() {
+    if !in_own_host("the_table_reads_as_meant") {
+        return;
+    }
+    let host = Host::new(Firewall::Cooperate);
+    let inner = Network {
+        name: "inner".to_owned(),
+        bridge: "br-inner".to_owned(),
+        pools: vec![Pool::of("10.1.0.0/24".parse().unwrap())],
+        internal: true,
+        icc: false,
+        ..host.default_bridge()
+    };
+    host.networks
+        .ensure(&[host.default_bridge(), inner])
+        .unwrap();
+    let shown = run_words("nft list table inet hull");
+    for line in [
+        "elements = { \"hull0\",\n\t\t\t     \"br-inner\" }",
+        "\"hull0\" . \"hull0\" : accept",
+        "\"br-inner\" . \"br-inner\" : drop",
+        "type filter hook prerouting priority raw; policy accept;",
+        "iifname @bridges ip daddr 127.0.0.0/8 counter packets 0 bytes 0 drop comment \"hull: ",
+        "type filter hook forward priority filter; policy accept;",
+        "iifname . oifname vmap @same_bridge comment \"hull: between endpoints of one network\"",
+        "iifname @bridges oifname @bridges counter packets 0 bytes 0 drop comment \"hull: ",
+        "iifname @internal counter packets 0 bytes 0 drop",
+        "oifname @bridges ct state established,related accept comment \"hull: replies\"",
+        "oifname @bridges ct status dnat accept",
+        "iifname @opened counter packets 0 bytes 0 drop",
+        "type nat hook postrouting priority srcnat; policy accept;",
+        "ip saddr 172.17.0.0/16 oifname != \"hull0\" counter packets 0 bytes 0 masquerade comment",
+    ] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+    assert!(
+        !shown.contains("10.1.0.0"),
+        "an internal network is not masqueraded"
+    );
+    let rules = host.networks.rules().unwrap();
+    assert!(
+        rules.contains("saddr 172.17.0.0/16 oifname != hull0 counter masquerade"),
+        "{rules}"
+    );
+    assert!(rules.contains("@opened = { up0 }"), "{rules}");
+}
+
+#[test]
+fn networks_are_kept_apart_and_internal_ones_closed() {
+    if !in_own_host("networks_are_kept_apart_and_internal_ones_closed") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    let network = |name: &str, subnet: &str| Network {
+        name: name.to_owned(),
+        bridge: format!("br-{name}"),
+        pools: vec![Pool::of(subnet.parse().unwrap())],
+        ..Network::default_bridge("10.0.0.0/8".parse().unwrap(), 1500)
+    };
+    let other = network("other", "10.2.0.0/24");
+    let inner = Network {
+        internal: true,
+        ..network("inner", "10.3.0.0/24")
+    };
+    let quiet = Network {
+        icc: false,
+        ..network("quiet", "10.4.0.0/24")
+    };
+    host.networks
+        .ensure(&[host.default_bridge(), other, inner, quiet])
+        .unwrap();
+    let _outside = host.outside.serve(80);
+    let a = host.container("bridge", "172.17.0.2");
+
+    let in_other = host.container("other", "10.2.0.2");
+    let _other = in_other.namespace.serve(80);
+    a.namespace.is_kept_from("10.2.0.2:80");
+    in_other.namespace.reaches(OUTSIDE);
+
+    let inners = [
+        host.container("inner", "10.3.0.2"),
+        host.container("inner", "10.3.0.3"),
+    ];
+    let _inner = inners[0].namespace.serve(80);
+    inners[1].namespace.reaches("10.3.0.2:80");
+    inners[0].namespace.ip("route add default via 10.3.0.1");
+    inners[0].namespace.is_kept_from(OUTSIDE);
+    a.namespace.is_kept_from("10.3.0.2:80");
+
+    let quiets = [
+        host.container("quiet", "10.4.0.2"),
+        host.container("quiet", "10.4.0.3"),
+    ];
+    let _quiet = quiets[0].namespace.serve(80);
+    quiets[1].namespace.is_kept_from("10.4.0.2:80");
+    quiets[1].namespace.ip("route add 10.4.0.2 via 10.4.0.1");
+    quiets[1].namespace.is_kept_from("10.4.0.2:80");
+    quiets[1].namespace.reaches(OUTSIDE);
+}
+
+#[test]
+fn a_host_that_does_not_route_does_not_become_a_router() {
+    if !in_own_host("a_host_that_does_not_route_does_not_become_a_router") {
+        return;
+    }
+    let host = Host::new(Firewall::Cooperate);
+    let lan = Namespace::new();
+    run_words(&format!(
+        "ip link add lan0 type veth peer name eth0 netns {}",
+        lan.pid()
+    ));
+    run_words("ip addr add 203.0.113.1/24 dev lan0");
+    run_words("ip link set lan0 up");
+    lan.ip("addr add 203.0.113.2/24 dev eth0");
+    lan.ip("link set eth0 up");
+    lan.ip("route add default via 203.0.113.1");
+    host.outside.ip("route add 203.0.113.0/24 via 198.51.100.1");
+    let _server = host.outside.serve(80);
+
+    lan.is_kept_from(OUTSIDE);
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    lan.is_kept_from(OUTSIDE);
+
+    // The administrator makes it a router: that is not ours to hinder, nor to take back.
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    lan.reaches(OUTSIDE);
+    host.networks.ensure(&[]).unwrap();
+    lan.reaches(OUTSIDE);
+}
+
+/// Rules of iptables and nft as text, without packet counts.
+fn foreign_rules(iptables: &str) -> String {
+    run(&[iptables, "-S"]) + &run(&[iptables, "-t", "nat", "-S"])
+}
+
+fn cooperation_with(iptables: &str) {
+    let mut host = Host::new(Firewall::Cooperate);
+    run(&[iptables, "-N", "USER"]);
+    run(&[iptables, "-A", "USER", "-s", "10.99.0.1", "-j", "DROP"]);
+    run(&[iptables, "-A", "FORWARD", "-j", "USER"]);
+    run(&[iptables, "-P", "FORWARD", "DROP"]);
+    let foreign = foreign_rules(iptables);
+
+    let report = host.networks.ensure(&[host.default_bridge()]).unwrap();
+    assert_eq!(report.blocked_by.len(), 1, "{report:?}");
+    let listed = foreign_rules(iptables);
+    for rule in ["-i", "-o"] {
+        let line = format!("-A FORWARD {rule} hull0 -m comment --comment \"hull:hull0\" -j ACCEPT");
+        let unquoted = line.replace('"', "");
+        assert!(
+            listed.contains(&line) || listed.contains(&unquoted),
+            "{line}:\n{listed}"
+        );
+    }
+    assert!(host.networks.rules().unwrap().contains("hull:hull0"));
+    let (a, b) = (
+        host.container("bridge", "172.17.0.2"),
+        host.container("bridge", "172.17.0.3"),
+    );
+    let _servers = [b.namespace.serve(80), host.outside.serve(80)];
+    a.namespace.reaches(OUTSIDE);
+    a.namespace.reaches("172.17.0.3:80");
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    assert_eq!(foreign_rules(iptables), listed, "once is enough");
+
+    // A rule for all packets, added in front: ours must stand before it.
+    run(&[iptables, "-I", "FORWARD", "1", "-j", "REJECT"]);
+    a.namespace.is_kept_from(OUTSIDE);
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    a.namespace.reaches(OUTSIDE);
+    run(&[iptables, "-D", "FORWARD", "-j", "REJECT"]);
+
+    // The chain accepts by itself: ours are taken out.
+    run(&[iptables, "-P", "FORWARD", "ACCEPT"]);
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    assert!(!foreign_rules(iptables).contains("hull"));
+    run(&[iptables, "-P", "FORWARD", "DROP"]);
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    assert!(foreign_rules(iptables).contains("hull:hull0"));
+
+    for container in [&a, &b] {
+        host.networks.detach(&container.id, 0).unwrap();
+    }
+    host.networks.remove("bridge").unwrap();
+    assert_eq!(
+        foreign_rules(iptables),
+        foreign,
+        "foreign rules are as they were"
+    );
+}
+
+#[test]
+fn a_forward_chain_of_iptables_nft_that_drops_is_told_to_accept() {
+    if in_own_host("a_forward_chain_of_iptables_nft_that_drops_is_told_to_accept") {
+        cooperation_with("iptables-nft");
+    }
+}
+
+#[test]
+fn a_forward_chain_of_the_old_iptables_that_drops_is_told_to_accept() {
+    if in_own_host("a_forward_chain_of_the_old_iptables_that_drops_is_told_to_accept") {
+        cooperation_with("iptables-legacy");
+    }
+}
+
+#[test]
+fn a_drop_chain_of_plain_nftables_is_told_to_accept() {
+    if !in_own_host("a_drop_chain_of_plain_nftables_is_told_to_accept") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    run_words("nft add table inet site");
+    run(&[
+        "nft",
+        "add chain inet site fwd { type filter hook forward priority 10; policy drop; }",
+    ]);
+    run(&[
+        "nft",
+        "add rule inet site fwd ip saddr 10.99.0.1 drop comment \"of the site\"",
+    ]);
+    let foreign = run_words("nft list table inet site");
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    let a = host.container("bridge", "172.17.0.2");
+    let _server = host.outside.serve(80);
+    a.namespace.reaches(OUTSIDE);
+    host.networks.detach(&a.id, 0).unwrap();
+    host.networks.remove("bridge").unwrap();
+    assert_eq!(run_words("nft list table inet site"), foreign);
+}
+
+#[test]
+fn hands_off_adds_nothing_and_names_the_chain() {
+    if !in_own_host("hands_off_adds_nothing_and_names_the_chain") {
+        return;
+    }
+    let mut host = Host::new(Firewall::HandsOff);
+    run_words("iptables-nft -P FORWARD DROP");
+    let foreign = foreign_rules("iptables-nft");
+    let report = host.networks.ensure(&[host.default_bridge()]).unwrap();
+    assert_eq!(
+        report.blocked_by,
+        ["nftables ip filter FORWARD (its policy)"]
+    );
+    assert_eq!(foreign_rules("iptables-nft"), foreign);
+    let a = host.container("bridge", "172.17.0.2");
+    let _server = host.outside.serve(80);
+    a.namespace.is_kept_from(OUTSIDE);
+}
+
+#[test]
+fn subnets_with_a_route_of_the_host_are_not_chosen() {
+    if !in_own_host("subnets_with_a_route_of_the_host_are_not_chosen") {
+        return;
+    }
+    let host = Host::new(Firewall::Cooperate);
+    let choose = || {
+        host.networks
+            .choose_subnet("hull0", &[])
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(choose(), "172.17.0.0/16");
+    run_words("ip route add 172.17.4.0/24 via 198.51.100.2");
+    assert_eq!(choose(), "172.18.0.0/16");
+    let network = Network::default_bridge("172.18.0.0/16".parse().unwrap(), 1500);
+    host.networks.ensure(&[network]).unwrap();
+    assert_eq!(choose(), "172.18.0.0/16", "its own bridge does not count");
+    let other = host
+        .networks
+        .choose_subnet("br-other", &[])
+        .unwrap()
+        .to_string();
+    assert_eq!(other, "172.19.0.0/16");
+    run_words("ip link set up0 mtu 1400");
+    assert_eq!(host.networks.uplink_mtu().unwrap(), 1400);
+}
