@@ -18,7 +18,10 @@ mod tree;
 mod write;
 
 pub use read::{Damage, Inode, Name, ReadAt, Reader, WalkItem};
-pub use tree::{Children, DirectoryId, LeafId, Node, Tree, TreeFault};
+pub use tree::{
+    Children, DirectoryId, LeafId, NAMES_MAX, Node, SYMLINKS_FOLLOWED_MAX, TREE_BYTES_MAX, Tree,
+    TreeFault,
+};
 pub use write::{FileBody, Finished, Writer};
 
 pub use crate::tar::Timestamp;

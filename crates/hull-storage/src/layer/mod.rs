@@ -28,6 +28,7 @@ use crate::tar;
 
 pub use build::{EntryFault, PATH_BYTES_MAX};
 pub use source::Compression;
+pub(crate) use source::peek;
 use source::{Chunks, Source};
 
 /// Uncompressed size of one layer, in bytes: above it, it is a bomb or a mistake.

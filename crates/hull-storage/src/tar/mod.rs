@@ -8,7 +8,8 @@
 mod read;
 mod write;
 
-pub use read::{Entry, EntryKind, Reader};
+pub(crate) use read::starts_archive;
+pub use read::{Data, Entry, EntryKind, Reader};
 pub use write::Writer;
 
 /// Size of a header and unit of padding, in bytes.

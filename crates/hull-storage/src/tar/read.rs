@@ -186,6 +186,10 @@ impl<R: BufRead> Reader<R> {
     ///
     /// Pieces come in ascending order; what lies between them is zero.
     pub fn next_data(&mut self) -> Result<Option<(u64, &[u8])>> {
+        self.lend(u64::MAX)
+    }
+
+    fn lend(&mut self, max: u64) -> Result<Option<(u64, &[u8])>> {
         self.give_back();
         while self.current.len == 0 {
             match self.segments.next() {
@@ -195,13 +199,13 @@ impl<R: BufRead> Reader<R> {
         }
         let start = self.offset;
         let available = fill(&mut self.input)?;
-        let len = self.current.len.min(available.len() as u64);
-        if len == 0 {
+        if available.is_empty() {
             return Err(Error::Tar {
                 offset: start,
                 cause: TarFault::Truncated,
             });
         }
+        let len = self.current.len.min(available.len() as u64).min(max);
         let at = self.current.offset;
         self.current.offset += len;
         self.current.len -= len;
@@ -232,6 +236,14 @@ impl<R: BufRead> Reader<R> {
             contents.extend_from_slice(bytes);
         }
         Ok(contents)
+    }
+
+    /// The contents of the current file as a stream, holes included.
+    pub fn data(&mut self) -> Data<'_, R> {
+        Data {
+            reader: self,
+            position: 0,
+        }
     }
 
     fn give_back(&mut self) {
@@ -589,6 +601,52 @@ impl PaxSparse {
             .push(decimal(number).ok_or(TarFault::SparseMap)?);
         Ok(())
     }
+}
+
+/// The contents of a file of an archive; see [`Reader::data`].
+#[derive(Debug)]
+pub struct Data<'r, R> {
+    reader: &'r mut Reader<R>,
+    position: u64,
+}
+
+impl<R: BufRead> io::Read for Data<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reader.give_back();
+        let reader = &mut *self.reader;
+        while reader.current.len == 0 {
+            match reader.segments.next() {
+                Some(segment) => reader.current = segment,
+                None => return Ok(0),
+            }
+        }
+        let hole = reader.current.offset.saturating_sub(self.position);
+        let len = if hole > 0 {
+            let len = hole.min(buffer.len() as u64) as usize;
+            buffer[..len].fill(0);
+            len
+        } else {
+            let max = buffer.len() as u64;
+            // The error is ours; whoever reads a stream wants one of theirs.
+            reader
+                .lend(max)
+                .map_err(io::Error::other)?
+                .map_or(0, |(_, bytes)| {
+                    buffer[..bytes.len()].copy_from_slice(bytes);
+                    bytes.len()
+                })
+        };
+        self.position += len as u64;
+        Ok(len)
+    }
+}
+
+/// Whether these first bytes of a file are those of an uncompressed archive.
+pub(crate) fn starts_archive(start: &[u8]) -> bool {
+    let Ok(block) = Block::try_from(start) else {
+        return false;
+    };
+    block.iter().all(|&byte| byte == 0) || check_sum(&block).is_ok()
 }
 
 /// Pairs of offset and length as segments; they must ascend, fit and account for all stored bytes.
