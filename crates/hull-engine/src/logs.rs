@@ -112,9 +112,7 @@ impl Reading {
     fn watch(&self) -> Result<AsyncFd<Inotify>> {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         Inotify::watch_directory(directory)
-            .and_then(|inotify| {
-                AsyncFd::register_with_interest(inotify, tokio::io::Interest::READABLE)
-            })
+            .and_then(crate::object::connection::watch)
             .map_err(|e| EngineError::io(format!("watch {}", directory.display()), e))
     }
 
@@ -228,7 +226,7 @@ fn wanted(request: &LogsRequest, line: &LogLine) -> bool {
 }
 
 /// Nanoseconds since the epoch of `2024-01-02T03:04:05.678901234Z`; none when it is not of that form.
-fn time_ns(text: &str) -> Option<i64> {
+pub(crate) fn time_ns(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);

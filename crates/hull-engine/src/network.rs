@@ -324,7 +324,7 @@ fn convert(steps: hull_net::LinkSteps) -> LinkSteps {
 
 /// 64 hex digits that stay the same for the same text.
 fn digest_of(text: &str) -> String {
-    hull_storage::digest_of(text.as_bytes()).hex()
+    hull_storage::Hasher::digest(text.as_bytes()).hex()
 }
 
 /// Starts a firewall's own program, for hosts whose rules netlink does not reach.
@@ -342,5 +342,5 @@ fn run_program(argv: &[&str]) -> io::Result<Output> {
     let path = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
     let output = hull_os::spawn::run(&program, &args, &[path, c"LC_ALL=C"], PROGRAM_WAIT)?;
     let text = String::from_utf8_lossy(&output.text).into_owned();
-    Ok(Output { code: output.ended.code(), stderr: text.clone(), stdout: text })
+    Ok(Output { code: Some(output.ended.code()), stderr: text.clone(), stdout: text })
 }

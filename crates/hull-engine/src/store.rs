@@ -239,7 +239,7 @@ impl Writer {
     }
 
     fn give_up_reserve(&self) {
-        if let Err(error) = hull_os::durable::remove_file(&self.reserve) {
+        if let Err(error) = hull_os::durable::remove_if_exists(&self.reserve) {
             tracing::warn!(%error, path = %self.reserve.display(), "the reserve cannot be given up");
         }
     }

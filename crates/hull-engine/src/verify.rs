@@ -83,7 +83,7 @@ fn bytes(core: &Core) -> Vec<String> {
         }
     }
     for blob in &blobs {
-        if !core.storage.has_blob(blob) {
+        if !core.storage.has_blob(blob).unwrap_or(false) {
             problems.push(format!(
                 "blob {blob} of an image is not there; load the image again"
             ));

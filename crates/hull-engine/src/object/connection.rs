@@ -1,7 +1,7 @@
 //! A shim's connection on the runtime: events as they come, and the end of the shim.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use hull_sandbox::{Event, Shim};
@@ -12,9 +12,9 @@ use crate::error::{EngineError, Result};
 
 struct Watched(Shim);
 
-impl AsFd for Watched {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
     }
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// Registers a shim's socket with the runtime.
     pub(crate) fn new(shim: Shim) -> Result<Self> {
-        let socket = AsyncFd::register_with_interest(Watched(shim), Interest::READABLE)
+        let socket = watch(Watched(shim))
             .map_err(|e| EngineError::io("watch the shim's socket", e))?;
         Ok(Self { socket })
     }
@@ -60,7 +60,7 @@ impl Connection {
     pub(crate) async fn ended(&mut self, patience: Duration) -> bool {
         let wait = async {
             let pidfd: OwnedFd = self.get().pidfd().try_clone_to_owned()?;
-            let pidfd = AsyncFd::register_with_interest(pidfd, Interest::READABLE)?;
+            let pidfd = watch(pidfd)?;
             drop(pidfd.readable().await?);
             io::Result::Ok(())
         };
@@ -68,4 +68,10 @@ impl Connection {
         // Reaps it where it is our child.
         ended && self.get().has_ended()
     }
+}
+
+/// Registers a descriptor with the runtime, to be awaited until it is readable.
+#[expect(deprecated, reason = "its successor is unsafe; our types own what they watch")]
+pub(crate) fn watch<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(owner, Interest::READABLE)
 }

@@ -297,7 +297,7 @@ impl Owner {
     }
 
     fn forget_exec_files(&self, id: &str) {
-        drop(hull_os::durable::remove_file(
+        drop(hull_os::durable::remove_if_exists(
             &self.core.exec_dir(self.id).join(id),
         ));
         if let Ok(exec) = id.parse()

@@ -9,18 +9,21 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hull_model::Digest;
+use hull_model::{Digest, ErrorKind};
 use hull_model::event::Subject;
-use hull_model::spec::ContainerConfig;
-use hull_storage::image::{ImageRecord, Reference};
+use hull_model::spec::{ContainerConfig, Healthcheck};
+use hull_storage::image::{
+    ImageRecord, ImportOptions, Platform, Reference, RunConfig, SavedImage, apply_changes,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedRwLockWriteGuard, mpsc};
 
 use crate::api::{Image, ImageRemoval, ImportRequest, Progress};
-use crate::clock::now_ns;
+use crate::clock::{now_ns, rfc3339};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::logs;
 use crate::object::container::to_json;
 use crate::store::{Change, Contents, Key};
 
@@ -33,7 +36,8 @@ const SWEEP_TRIES_MAX: u32 = 20_000;
 #[derive(Debug, Clone)]
 struct Known {
     record: Arc<ImageRecord>,
-    /// The configuration blob.
+    created_ns: i64,
+    /// The configuration as JSON.
     config: Arc<serde_json::Value>,
     /// What a container of it inherits.
     defaults: Arc<ContainerConfig>,
@@ -67,10 +71,11 @@ pub(crate) struct ImageTable {
     pub(crate) sweep: Arc<tokio::sync::RwLock<()>>,
 }
 
+/// What the store keeps of an image: everything else follows from its manifest.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     v: u32,
-    record: ImageRecord,
+    manifest: Digest,
 }
 
 impl ImageTable {
@@ -81,7 +86,8 @@ impl ImageTable {
             let id = Digest::from_bytes(*key);
             let known = serde_json::from_slice::<Stored>(bytes)
                 .map_err(|e| e.to_string())
-                .and_then(|stored| know(storage, stored.record).map_err(|error| error.chain()));
+                .and_then(|stored| storage.image(&stored.manifest).map_err(|e| e.to_string()))
+                .and_then(|record| know(record).map_err(|error| error.chain()));
             match known {
                 Ok(known) => drop(tables.images.insert(id, known)),
                 Err(error) => tracing::error!(image = %id, error, "an image cannot be read"),
@@ -152,9 +158,9 @@ impl ImageTable {
         let mut layers = HashSet::new();
         for (id, known) in &tables.images {
             blobs.insert(*id);
-            blobs.extend(known.record.manifest);
+            blobs.insert(known.record.manifest.digest);
             for layer in &known.record.layers {
-                blobs.extend(layer.blob);
+                blobs.insert(layer.blob.digest);
                 layers.insert(layer.diff_id);
             }
         }
@@ -162,23 +168,54 @@ impl ImageTable {
     }
 }
 
-fn know(storage: &hull_storage::Store, record: ImageRecord) -> Result<Known> {
-    let config = storage
-        .read_config(&record.id)
-        .map_err(|e| EngineError::step(format!("read image {}", record.id), e.kind(), e))?;
+fn know(record: ImageRecord) -> Result<Known> {
+    let config = serde_json::to_value(&record.config)
+        .map_err(|e| EngineError::step("read the image", ErrorKind::Internal, e))?;
     Ok(Known {
-        defaults: Arc::new(config.defaults()),
-        config: Arc::new(config.into_value()),
+        created_ns: record.config.created.as_deref().and_then(logs::time_ns).unwrap_or_default(),
+        defaults: Arc::new(defaults(&record.config.config)),
+        config: Arc::new(config),
         record: Arc::new(record),
     })
+}
+
+/// What a container inherits.
+fn defaults(run: &RunConfig) -> ContainerConfig {
+    let check = |check: &hull_storage::image::Healthcheck| Healthcheck {
+        test: check.test.clone(),
+        interval_ns: check.interval,
+        timeout_ns: check.timeout,
+        start_period_ns: check.start_period,
+        start_interval_ns: check.start_interval,
+        retries: check.retries,
+    };
+    ContainerConfig {
+        user: run.user.clone(),
+        env: run.env.clone(),
+        cmd: run.cmd.clone(),
+        entrypoint: run.entrypoint.clone(),
+        working_dir: run.working_dir.clone(),
+        volumes: run.volumes.keys().cloned().collect(),
+        labels: run.labels.clone(),
+        stop_signal: run.stop_signal.clone(),
+        stop_timeout_s: run.stop_timeout,
+        exposed_ports: run.exposed_ports.keys().cloned().collect(),
+        healthcheck: run.healthcheck.as_ref().map(check),
+        shell: run.shell.clone(),
+        on_build: run.on_build.clone(),
+        ..ContainerConfig::default()
+    }
+}
+
+/// The key of a name in the table of tags.
+fn canonical(text: &str) -> Option<String> {
+    text.parse::<Reference>().ok().map(|reference| reference.with_default_tag().to_string())
 }
 
 /// Finds by id or prefix of one, then by reference.
 fn find(tables: &Tables, text: &str) -> Result<Digest> {
     let missing = || EngineError::NoSuchImage(text.to_owned());
-    if let Ok(reference) = Reference::parse(text)
-        && let Some(tagged) = tables.tags.get(&reference.canonical())
-    {
+    if let Some(tagged) = canonical(text).and_then(|name| tables.tags.get(&name)) {
         return Ok(tagged.image);
     }
     if let Some(id) = find_by_digest(tables, text) {
@@ -201,12 +238,12 @@ fn find(tables: &Tables, text: &str) -> Result<Digest> {
 fn find_by_digest(tables: &Tables, text: &str) -> Option<Digest> {
     let (name, digest) = text.split_once('@')?;
     let digest: Digest = digest.parse().ok()?;
-    let repository = Reference::parse(name).ok()?.repository();
+    let repository = name.parse::<Reference>().ok()?.name();
     let of_image = |id: &Digest, known: &Known| {
-        known.record.manifest == Some(digest)
+        known.record.manifest.digest == digest
             && tables.tags.iter().any(|(name, tagged)| {
                 tagged.image == *id
-                    && Reference::parse(name).is_ok_and(|r| r.repository() == repository)
+                    && name.parse::<Reference>().is_ok_and(|r| r.name() == repository)
             })
     };
     tables
@@ -224,7 +261,7 @@ fn view(tables: &Tables, id: &Digest) -> Option<Image> {
         .filter(|(_, tagged)| tagged.image == *id)
         .collect();
     let familiar = |name: &str| {
-        Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+        name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
     };
     Some(Image {
         id: *id,
@@ -232,7 +269,7 @@ fn view(tables: &Tables, id: &Digest) -> Option<Image> {
         digests: Vec::new(),
         config: known.config.clone(),
         size: known.record.size,
-        created_ns: known.record.created_ns,
+        created_ns: known.created_ns,
         tagged_ns: names
             .iter()
             .map(|(_, tagged)| tagged.at_ns)
@@ -265,21 +302,22 @@ pub(crate) async fn load(
     let loaded = core
         .jobs
         .run(Pool::Disk, move || {
-            job.storage.load(reader, &mut |id: &str, current, total| {
+            job.storage.load(reader, &mut |seen| {
+                let id = seen.file.to_owned();
                 // A reader of progress that is gone or slow does not hold the load up.
                 drop(told.try_send(Progress::Layer {
-                    id: id.to_owned(),
-                    current,
-                    total,
+                    id,
+                    current: seen.current,
+                    total: seen.total,
                 }));
             })
         })
         .await?
         .map_err(storage_error("load the archive"))?;
     for image in loaded {
-        let names = image.names.clone();
-        let id = image.record.id;
-        add(core, image.record, &names).await?;
+        let names = image.references;
+        let id = image.image.id;
+        add(core, image.image, &names).await?;
         let mut lines: Vec<String> = names
             .iter()
             .map(|name| format!("Loaded image: {}", name.familiar()))
@@ -301,12 +339,13 @@ pub(crate) async fn import(
     request: ImportRequest,
 ) -> Result<Digest> {
     let reference = request.reference.as_deref().map(parse).transpose()?;
+    let reference = reference.map(Reference::with_default_tag);
     let options = import_options(&request)?;
     let _sweep = core.images.sweep.clone().read_owned().await;
     let job = core.clone();
     let record = core
         .jobs
-        .run(Pool::Disk, move || job.storage.import(reader, &options))
+        .run(Pool::Disk, move || job.storage.import(reader, options))
         .await?
         .map_err(storage_error("import the file system"))?;
     let id = record.id;
@@ -321,8 +360,10 @@ pub(crate) async fn import(
 }
 
 fn parse(text: &str) -> Result<Reference> {
-    Reference::parse(text)
-        .map_err(|error| EngineError::Invalid(format!("invalid reference {text:?}: {error}")))
+    text.parse::<Reference>().map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        EngineError::Invalid(cause.map_or_else(|| error.to_string(), |why| format!("{error}: {why}")))
+    })
 }
 
 fn event(core: &Core, action: &str, id: &Digest, name: Option<String>) {
@@ -340,23 +381,23 @@ fn event(core: &Core, action: &str, id: &Digest, name: Option<String>) {
 /// Writes a whole image and its names down.
 async fn add(core: &Arc<Core>, record: ImageRecord, names: &[Reference]) -> Result<()> {
     let id = record.id;
+    let manifest = record.manifest.digest;
     let job = core.clone();
-    let kept = record.clone();
     // The layers' bytes are on the disk before the record says that they are.
     let known = core
         .jobs
         .run(Pool::Disk, move || {
-            for layer in &kept.layers {
+            for layer in &record.layers {
                 job.storage
                     .sync_layer(&layer.diff_id)
                     .map_err(storage_error("sync a layer"))?;
             }
-            know(&job.storage, kept)
+            know(record)
         })
         .await??;
     let mut changes = vec![Change::put(
         Key::Image(*id.as_bytes()),
-        to_json(&Stored { v: 1, record }),
+        to_json(&Stored { v: 1, manifest }),
     )];
     let at_ns = now_ns();
     changes.extend(names.iter().map(|name| tag_change(name, &id, at_ns)));
@@ -366,7 +407,7 @@ async fn add(core: &Arc<Core>, record: ImageRecord, names: &[Reference]) -> Resu
     for name in names {
         tables
             .tags
-            .insert(name.canonical(), Tagged { image: id, at_ns });
+            .insert(name.to_string(), Tagged { image: id, at_ns });
     }
     drop(tables);
     for name in names {
@@ -378,13 +419,13 @@ async fn add(core: &Arc<Core>, record: ImageRecord, names: &[Reference]) -> Resu
 fn tag_change(name: &Reference, id: &Digest, at_ns: i64) -> Change {
     let mut value = id.as_bytes().to_vec();
     value.extend(at_ns.to_le_bytes());
-    Change::put(Key::Tag(name.canonical()), value)
+    Change::put(Key::Tag(name.to_string()), value)
 }
 
 /// Gives an image a further name.
 pub(crate) async fn tag(core: &Arc<Core>, name: &str, reference: &str) -> Result<()> {
     let id = find(&core.images.lock(), name)?;
-    let reference = parse(reference)?;
+    let reference = parse(reference)?.with_default_tag();
     if reference.digest().is_some() {
         return Err(EngineError::Invalid(
             "refusing to create a tag with a digest reference".to_owned(),
@@ -397,7 +438,7 @@ pub(crate) async fn tag(core: &Arc<Core>, name: &str, reference: &str) -> Result
     core.images
         .lock()
         .tags
-        .insert(reference.canonical(), Tagged { image: id, at_ns });
+        .insert(reference.to_string(), Tagged { image: id, at_ns });
     event(core, "tag", &id, Some(reference.familiar()));
     Ok(())
 }
@@ -407,10 +448,7 @@ pub(crate) async fn remove(core: &Arc<Core>, name: &str, force: bool) -> Result<
     let (id, by_name, names) = {
         let tables = core.images.lock();
         let id = find(&tables, name)?;
-        let by_name = Reference::parse(name)
-            .ok()
-            .map(|reference| reference.canonical())
-            .filter(|canonical| tables.tags.contains_key(canonical));
+        let by_name = canonical(name).filter(|canonical| tables.tags.contains_key(canonical));
         let names: Vec<String> = tables
             .tags
             .iter()
@@ -556,9 +594,9 @@ async fn sweep_alone(core: &Arc<Core>, alone: OwnedRwLockWriteGuard<()>) -> Resu
                 .blobs()
                 .map_err(storage_error("list the blobs"))?
             {
-                if !blobs.contains(&blob) {
+                if !blobs.contains(&blob.digest) {
                     job.storage
-                        .remove_blob(&blob)
+                        .remove_blob(&blob.digest)
                         .map_err(storage_error("remove a blob"))?;
                 }
             }
@@ -581,23 +619,49 @@ pub(crate) async fn save(
             let Some(known) = tables.images.get(&id) else {
                 continue;
             };
-            let tagged = |reference: &Reference| tables.tags.contains_key(&reference.canonical());
-            let named: Vec<Reference> = Reference::parse(name)
-                .ok()
-                .filter(tagged)
+            let named: Vec<Reference> = canonical(name)
+                .filter(|name| tables.tags.contains_key(name))
+                .and_then(|name| name.parse().ok())
                 .into_iter()
                 .collect();
-            images.push(((*known.record).clone(), named));
+            images.push((known.record.clone(), named));
         }
     }
     let job = core.clone();
     let _sweep = core.images.sweep.clone().read_owned().await;
     core.jobs
-        .run(Pool::Disk, move || job.storage.save(&images, writer))
+        .run(Pool::Disk, move || {
+            let saved: Vec<SavedImage<'_>> = images
+                .iter()
+                .map(|(image, references)| SavedImage { image, references })
+                .collect();
+            job.storage.save(&saved, writer)
+        })
         .await?
         .map_err(storage_error("write the archive"))
 }
 
-fn import_options(_request: &ImportRequest) -> Result<hull_storage::image::ImportOptions> {
-    Ok(hull_storage::image::ImportOptions::default())
+fn import_options(request: &ImportRequest) -> Result<ImportOptions> {
+    let mut config = RunConfig::default();
+    apply_changes(&mut config, &request.changes)
+        .map_err(|error| EngineError::step("apply the changes", error.kind(), error))?;
+    Ok(ImportOptions {
+        config,
+        message: request.message.clone(),
+        platform: request.platform.as_deref().map_or_else(Platform::host, platform),
+        created: rfc3339(now_ns()),
+    })
+}
+
+/// Reads `os/arch[/variant]`.
+fn platform(text: &str) -> Platform {
+    let mut parts = text.split('/').map(ToOwned::to_owned);
+    let os = parts.next().unwrap_or_default();
+    let host = Platform::host();
+    Platform {
+        os: if os.is_empty() { host.os } else { os },
+        architecture: parts.next().unwrap_or(host.architecture),
+        variant: parts.next().unwrap_or_default(),
+        ..Platform::default()
+    }
 }
