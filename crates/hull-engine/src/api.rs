@@ -263,6 +263,8 @@ pub struct Image {
     pub tagged_ns: i64,
     /// Diff ids, lowest first.
     pub layers: Vec<Digest>,
+    /// Bytes of each layer file, in the order of `layers`.
+    pub layer_sizes: Vec<u64>,
     /// How many containers were made of it.
     pub containers: usize,
 }
@@ -301,22 +303,26 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// How layers are held: `erofs (file, direct)`, `erofs (loop)`.
     pub layer_backing: String,
-    /// The default bridge; none: disabled.
-    pub bridge: Option<BridgeFacts>,
 }
 
-/// The default bridge as it is.
+/// A network as people see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BridgeFacts {
-    /// 64 hex digits of the network `bridge`.
-    pub network_id: String,
-    /// Name of the link.
+pub struct Network {
+    /// `bridge`, `host`, `none`.
+    pub name: String,
+    /// 64 hex digits, the same after a restart.
+    pub id: String,
+    /// Docker's word for the driver: `bridge`, `host`, `null`.
+    pub driver: &'static str,
+    /// Nanoseconds since the epoch.
+    pub created_ns: i64,
+    /// Network address and prefix.
+    pub subnet: Option<(Ipv4Addr, u8)>,
+    /// The bridge's own address.
+    pub gateway: Option<Ipv4Addr>,
+    /// Name of the bridge link; empty for others.
     pub link: String,
-    /// `172.17.0.0/16`.
-    pub subnet: String,
-    /// `172.17.0.1`.
-    pub gateway: Ipv4Addr,
-    /// Bytes.
+    /// Bytes; 0 where it has no meaning.
     pub mtu: u32,
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hull_model::SandboxId;
+use hull_model::{Digest, SandboxId};
 use hull_model::spec::ContainerSpec;
 
 use crate::EngineConfig;
@@ -122,6 +122,11 @@ impl Core {
             .run(Pool::Disk, move || tree_bytes(&upper))
             .await
             .unwrap_or_default()
+    }
+
+    /// Bytes of a layer's file; 0 when it is not there.
+    pub(crate) fn layer_bytes(&self, layer: &Digest) -> u64 {
+        self.storage.layer_path(layer).metadata().map_or(0, |facts| facts.len())
     }
 
     /// Sentences about limits that this host cannot hold.

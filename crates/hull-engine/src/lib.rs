@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
-    Image, ImageRemoval, ImportRequest, LogLine, LogsRequest, Progress, RemoveOptions,
+    Image, ImageRemoval, ImportRequest, LogLine, LogsRequest, Network, Progress, RemoveOptions,
     WaitCondition, Waited,
 };
 use hull_model::event::Happening;
@@ -112,6 +112,11 @@ impl Engine {
     /// Facts for `info` and `version`.
     pub fn facts(&self) -> Facts {
         open::facts(&self.0)
+    }
+
+    /// The networks: the default bridge unless it is disabled, `host` and `none`.
+    pub fn networks(&self) -> Vec<Network> {
+        self.0.network.list()
     }
 
     /// Checks blobs, records and kernel objects against each other; changes nothing. Returns a
@@ -378,13 +383,15 @@ impl Containers<'_> {
         Ok((gone, freed))
     }
 
-    /// Bytes that a container has written to its root.
+    /// Bytes that a container has written to its root, and of all that it sees (its layers too).
     ///
     /// # Errors
     /// `NoSuchContainer`.
-    pub async fn size(&self, id: SandboxId) -> Result<u64> {
+    pub async fn sizes(&self, id: SandboxId) -> Result<(u64, u64)> {
         let container = self.inspect(id)?;
-        Ok(self.0.size_of(&container).await)
+        let written = self.0.size_of(&container).await;
+        let layers = container.layers.iter().map(|layer| self.0.layer_bytes(layer)).sum::<u64>();
+        Ok((written, written + layers))
     }
 
     /// Prepares an exec; returns its id.

@@ -18,7 +18,8 @@ use hull_net::{Firewall, Ipam, Networks, Output, Pool, Report, Settings, Subnet}
 use hull_sandbox::LinkSteps;
 
 use crate::BridgeConfig;
-use crate::api::{BridgeFacts, Container, Endpoint};
+use crate::api::{self, Container, Endpoint};
+use crate::clock::now_ns;
 use crate::error::{EngineError, Result};
 
 /// Run root of the one daemon that people have; others get names of their own.
@@ -49,6 +50,9 @@ struct Bridge {
 #[derive(Debug)]
 pub(crate) struct Network {
     networks: Networks,
+    tag: String,
+    /// When this daemon made or found them.
+    created_ns: i64,
     /// None with `--bridge none`.
     bridge: Option<Bridge>,
     warnings: Vec<String>,
@@ -63,12 +67,13 @@ impl Network {
     /// Makes the bridge and our table, or finds them as they are.
     pub(crate) fn open(config: &BridgeConfig, run_root: &Path) -> Result<Self> {
         let tag = tag(run_root);
+        let created_ns = now_ns();
         let firewall = if config.hands_off { Firewall::HandsOff } else { Firewall::Cooperate };
         let settings = Settings { run: run_root.to_owned(), tag: tag.clone(), firewall };
         let networks = Networks::open(settings, Box::new(run_program));
         if config.disabled {
             networks.ensure(&[]).map_err(failed("take our bridges down"))?;
-            return Ok(Self { networks, bridge: None, warnings: Vec::new() });
+            return Ok(Self { networks, tag, created_ns, bridge: None, warnings: Vec::new() });
         }
         let bridge = plan_bridge(config, &tag, &networks)?;
         let report = networks
@@ -78,7 +83,7 @@ impl Network {
         for warning in &warnings {
             tracing::warn!(warning, "default bridge");
         }
-        Ok(Self { networks, bridge: Some(bridge), warnings })
+        Ok(Self { networks, tag, created_ns, bridge: Some(bridge), warnings })
     }
 
     /// An address and link steps for one start.
@@ -215,16 +220,34 @@ impl Network {
         self.warnings.clone()
     }
 
-    pub(crate) fn facts(&self) -> Option<BridgeFacts> {
-        let bridge = self.bridge.as_ref()?;
-        let IpAddr::V4(gateway) = bridge.pool.gateway else { return None };
-        Some(BridgeFacts {
-            network_id: bridge.id.clone(),
-            link: bridge.network.bridge.clone(),
-            subnet: bridge.pool.subnet.to_string(),
-            gateway,
-            mtu: bridge.network.mtu,
-        })
+    /// The networks as people see them: the default bridge unless it is disabled, `host`, `none`.
+    pub(crate) fn list(&self) -> Vec<api::Network> {
+        let plain = |name: &str, driver| api::Network {
+            name: name.to_owned(),
+            id: digest_of(&format!("{}/{name}", self.tag)),
+            driver,
+            created_ns: self.created_ns,
+            subnet: None,
+            gateway: None,
+            link: String::new(),
+            mtu: 0,
+        };
+        let bridge = self.bridge.as_ref().map(|bridge| {
+            let v4 = |address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            };
+            let subnet = bridge.pool.subnet;
+            api::Network {
+                id: bridge.id.clone(),
+                subnet: v4(subnet.address()).map(|first| (first, subnet.prefix_length())),
+                gateway: v4(bridge.pool.gateway),
+                link: bridge.network.bridge.clone(),
+                mtu: bridge.network.mtu,
+                ..plain(DEFAULT_NETWORK, "bridge")
+            }
+        });
+        bridge.into_iter().chain([plain("host", "host"), plain("none", "null")]).collect()
     }
 
     /// Takes bridge, table and accept rules away.

@@ -131,7 +131,6 @@ pub(crate) fn facts(core: &Core) -> Facts {
         layer_backing: backing
             .map_or("erofs", |backing| backing.words())
             .to_owned(),
-        bridge: core.network.facts(),
     }
 }
 

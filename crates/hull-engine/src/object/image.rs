@@ -281,6 +281,7 @@ fn view(tables: &Tables, id: &Digest) -> Option<Image> {
             .iter()
             .map(|layer| layer.diff_id)
             .collect(),
+        layer_sizes: Vec::new(),
         containers: 0,
     })
 }

@@ -1,0 +1,453 @@
+//! Containers: list, create, inspect and the verbs that change them.
+
+use std::collections::HashMap;
+
+use futures_util::stream;
+use http::StatusCode;
+use hull_engine::api::{Change, Container, RemoveOptions, WaitCondition};
+use hull_engine::{EngineError, Images};
+use hull_model::SandboxId;
+use serde::Serialize;
+
+use crate::body::{Body, empty, json, json_line, json_with, no_content, reply};
+use crate::errors::ApiError;
+use crate::filter::Filters;
+use crate::request::Call;
+use crate::router::Answer;
+use crate::wire::container::{
+    CreateBody, Inspect, Sizes, Summary, WaitAnswer, WaitError, parse_name, shown_word,
+};
+use crate::{signal, time};
+
+const FILTERS: [&str; 16] = [
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
+    "label!",
+];
+const STATES: [&str; 7] = [
+    "created",
+    "running",
+    "paused",
+    "restarting",
+    "removing",
+    "exited",
+    "dead",
+];
+const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
+
+pub(super) async fn list(call: Call) -> Answer {
+    let filters = Filters::parse(call.query.get("filters"), &FILTERS)?;
+    let limit = call
+        .query
+        .number::<i64>("limit")?
+        .and_then(|n| usize::try_from(n).ok());
+    let limit = limit.filter(|&limit| limit > 0);
+    // A filter by state says which states are meant; so does a count.
+    let all = call.query.flag("all")
+        || limit.is_some()
+        || !filters.get("status").is_empty()
+        || !filters.get("exited").is_empty();
+    let wanted = Wanted::parse(&call, filters)?;
+    let shown: Vec<_> = wanted
+        .window(call.engine().containers().list())
+        .into_iter()
+        .filter(|container| all || container.state.is_live())
+        .filter(|container| wanted.fits(container))
+        .take(limit.unwrap_or(usize::MAX))
+        .collect();
+    let now_ns = time::now_ns();
+    let mut names = ImageNames::new(call.engine().images());
+    let mut rows = Vec::with_capacity(shown.len());
+    for container in &shown {
+        let sizes = sizes(&call, container.id).await?;
+        rows.push(Summary::show(container, names.of(container), now_ns, sizes));
+    }
+    json(&rows)
+}
+
+/// What containers take on disk, when the client asked: it is a walk through files.
+async fn sizes(call: &Call, id: SandboxId) -> Result<Sizes, ApiError> {
+    if !call.query.flag("size") {
+        return Ok(None);
+    }
+    match call.engine().containers().sizes(id).await {
+        Ok(sizes) => Ok(Some(sizes)),
+        // Removed since it was listed.
+        Err(EngineError::NoSuchContainer(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Looks up what image names mean now, each once per request.
+pub(super) struct ImageNames<'a> {
+    images: Images<'a>,
+    known: HashMap<String, Option<hull_model::Digest>>,
+}
+
+impl<'a> ImageNames<'a> {
+    pub(super) fn new(images: Images<'a>) -> Self {
+        Self {
+            images,
+            known: HashMap::new(),
+        }
+    }
+
+    /// The name a container was made with, or its image's id when that name means another by now.
+    pub(super) fn of(&mut self, container: &Container) -> String {
+        let name = &container.spec.image_reference;
+        if !self.known.contains_key(name) {
+            let meant = self.images.resolve(name).ok().map(|image| image.id);
+            self.known.insert(name.clone(), meant);
+        }
+        match self.known.get(name) {
+            Some(Some(meant)) if *meant == container.spec.image => name.clone(),
+            _ => container.spec.image.to_string(),
+        }
+    }
+}
+
+/// Filters of the list, with everything looked up that they name.
+struct Wanted {
+    filters: Filters,
+    before: Option<SandboxId>,
+    since: Option<SandboxId>,
+    ancestors: Vec<hull_model::Digest>,
+    exit_codes: Vec<i32>,
+}
+
+impl Wanted {
+    fn parse(call: &Call, filters: Filters) -> Result<Self, ApiError> {
+        let word = |name: &str, allowed: &[&str]| match filters
+            .get(name)
+            .iter()
+            .find(|value| !allowed.contains(&value.as_str()))
+        {
+            None => Ok(()),
+            Some(value) => Err(ApiError::invalid(format!(
+                "invalid filter '{name}={value}': must be one of {}",
+                allowed.join(", ")
+            ))),
+        };
+        word("status", &STATES)?;
+        word("health", &HEALTHS)?;
+        let containers = call.engine().containers();
+        let named = |name: &str| match filters.get(name).first().map(String::as_str) {
+            Some(container) => Ok::<_, ApiError>(Some(containers.resolve(container)?)),
+            None => match call.query.get(name) {
+                "" => Ok(None),
+                container => Ok(Some(containers.resolve(container)?)),
+            },
+        };
+        let (before, since) = (named("before")?, named("since")?);
+        // An image that is not there has no containers.
+        let images = filters.get("ancestor").iter();
+        let ancestors = images
+            .filter_map(|i| call.engine().images().resolve(i).ok())
+            .map(|i| i.id)
+            .collect();
+        let code = |text: &String| {
+            text.parse()
+                .map_err(|_| ApiError::invalid(format!("invalid filter 'exited={text}'")))
+        };
+        let exit_codes = filters
+            .get("exited")
+            .iter()
+            .map(code)
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            filters,
+            before,
+            since,
+            ancestors,
+            exit_codes,
+        })
+    }
+
+    /// The part of the list, newest first, that lies behind `before` and in front of `since`.
+    fn window(&self, list: Vec<std::sync::Arc<Container>>) -> Vec<std::sync::Arc<Container>> {
+        let at = |id: SandboxId| list.iter().position(|container| container.id == id);
+        let start = self.before.and_then(at).map_or(0, |at| at + 1);
+        let end = self.since.and_then(at).unwrap_or(list.len());
+        list.into_iter().take(end).skip(start).collect()
+    }
+
+    fn fits(&self, container: &Container) -> bool {
+        let (filters, spec) = (&self.filters, &container.spec);
+        let slashed = format!("/{}", spec.name);
+        let network = crate::wire::host_config::network_word(&spec.host.network);
+        let endpoint = container.endpoint.as_ref();
+        (filters.fuzzy("name", &spec.name) || filters.fuzzy("name", &slashed))
+            && filters.any("id", |id| container.id.to_string().starts_with(id))
+            && filters.labels("label", &spec.config.labels)
+            && filters.no_labels("label!", &spec.config.labels)
+            && filters.exact("status", shown_word(container))
+            && filters.exact("health", "none")
+            && (filters.get("exited").is_empty() || self.exited(container))
+            && (filters.get("ancestor").is_empty() || self.ancestors.contains(&spec.image))
+            && filters.any("network", |wanted| {
+                wanted == network
+                    || spec.endpoints.contains_key(wanted)
+                    || endpoint.is_some_and(|e| e.network == wanted || e.network_id == wanted)
+            })
+            && filters.any("volume", |wanted| {
+                container
+                    .mounts
+                    .iter()
+                    .any(|m| m.name == wanted || m.destination == wanted)
+            })
+            && filters.any("publish", |port| {
+                has_port(spec.host.port_bindings.keys(), port)
+            })
+            && filters.any("expose", |port| {
+                has_port(spec.config.exposed_ports.iter(), port)
+            })
+            && filters
+                .switch("is-task")
+                .is_ok_and(|is_task| is_task != Some(true))
+    }
+
+    fn exited(&self, container: &Container) -> bool {
+        let exit = hull_engine::api::exit_of(&container.state);
+        exit.is_some_and(|exit| self.exit_codes.contains(&exit.code))
+    }
+}
+
+/// Whether a list of `80/tcp` has a wanted `80`, `80/tcp` or `8000-8080`.
+fn has_port<'a>(ports: impl Iterator<Item = &'a String>, wanted: &str) -> bool {
+    let (range, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+    let (low, high) = range.split_once('-').unwrap_or((range, range));
+    let (Ok(low), Ok(high)) = (low.parse::<u16>(), high.parse::<u16>()) else {
+        return false;
+    };
+    ports.into_iter().any(|port| {
+        let (number, has) = port.split_once('/').unwrap_or((port, "tcp"));
+        has == protocol
+            && number
+                .parse::<u16>()
+                .is_ok_and(|n| (low..=high).contains(&n))
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateAnswer {
+    id: String,
+    warnings: Vec<String>,
+}
+
+pub(super) async fn create(mut call: Call) -> Answer {
+    let name = match call.query.get("name") {
+        "" => None,
+        name => Some(parse_name(name)?),
+    };
+    let body: CreateBody = call.json().await?;
+    let created = call
+        .engine()
+        .containers()
+        .create(body.into_request(name)?)
+        .await?;
+    let answer = CreateAnswer {
+        id: created.id.to_string(),
+        warnings: created.warnings,
+    };
+    json_with(StatusCode::CREATED, &answer)
+}
+
+pub(super) async fn inspect(call: Call) -> Answer {
+    let id = call.container()?;
+    let container = call.engine().containers().inspect(id)?;
+    let sizes = sizes(&call, id).await?;
+    json(&Inspect::show(&container, sizes))
+}
+
+/// 204 when something changed, 304 when it was so before.
+fn changed(change: Change) -> Answer {
+    match change {
+        Change::Made => Ok(no_content()),
+        Change::AlreadySo => Ok(empty(StatusCode::NOT_MODIFIED)),
+    }
+}
+
+pub(super) async fn start(call: Call) -> Answer {
+    if !call.query.get("checkpoint").is_empty() {
+        return Err(ApiError::not_there("starting from a checkpoint"));
+    }
+    let id = call.container()?;
+    changed(call.engine().containers().start(id).await?)
+}
+
+/// The signal and the seconds that stop and restart take.
+fn stop_options(call: &Call) -> Result<(Option<i64>, Option<i32>), ApiError> {
+    let stop_signal = match call.query.get("signal") {
+        "" => None,
+        text => Some(signal::parse(text)?),
+    };
+    Ok((call.query.number("t")?, stop_signal))
+}
+
+pub(super) async fn stop(call: Call) -> Answer {
+    let (timeout_s, stop_signal) = stop_options(&call)?;
+    let id = call.container()?;
+    changed(
+        call.engine()
+            .containers()
+            .stop(id, timeout_s, stop_signal)
+            .await?,
+    )
+}
+
+pub(super) async fn restart(call: Call) -> Answer {
+    let (timeout_s, stop_signal) = stop_options(&call)?;
+    let id = call.container()?;
+    call.engine()
+        .containers()
+        .restart(id, timeout_s, stop_signal)
+        .await?;
+    Ok(no_content())
+}
+
+pub(super) async fn kill(call: Call) -> Answer {
+    let signal = match call.query.get("signal") {
+        "" => signal::KILL,
+        text => signal::parse(text)?,
+    };
+    let id = call.container()?;
+    match call.engine().containers().kill(id, signal).await {
+        Ok(()) => Ok(no_content()),
+        Err(error @ EngineError::NotRunning(_)) => {
+            let cause = ApiError::from(error);
+            let message = format!("cannot kill container: {}: {}", call.name(), cause.message);
+            Err(ApiError { message, ..cause })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn pause(call: Call) -> Answer {
+    let id = call.container()?;
+    match call.engine().containers().pause(id).await {
+        Ok(()) => Ok(no_content()),
+        Err(EngineError::Paused(id)) => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            format!("Container {id} is already paused"),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn unpause(call: Call) -> Answer {
+    let id = call.container()?;
+    call.engine().containers().resume(id).await?;
+    Ok(no_content())
+}
+
+pub(super) async fn rename(call: Call) -> Answer {
+    let text = call.query.get("name");
+    if text.is_empty() {
+        return Err(ApiError::invalid("Neither old nor new names may be empty"));
+    }
+    let name = parse_name(text)?;
+    let id = call.container()?;
+    match call.engine().containers().rename(id, &name).await {
+        Ok(()) => Ok(no_content()),
+        Err(error @ EngineError::NameTaken { .. }) => {
+            let cause = ApiError::from(error);
+            let message = format!("Error when allocating new name: {}", cause.message);
+            Err(ApiError { message, ..cause })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Answers with its head at once and with its body at the end: `docker run` starts the container
+/// only after it has seen the head.
+pub(super) async fn wait(call: Call) -> Answer {
+    let condition = match call.query.get("condition") {
+        "" | "not-running" => WaitCondition::NotRunning,
+        "next-exit" => WaitCondition::NextExit,
+        "removed" => WaitCondition::Removed,
+        other => return Err(ApiError::invalid(format!("invalid condition: \"{other}\""))),
+    };
+    let id = call.container()?;
+    let waited = call.engine().containers().wait(id, condition).await?;
+    let body = stream::once(async move {
+        let waited = waited.await;
+        let error = Some(waited.error).filter(|e| !e.is_empty());
+        let error = error.map(|message| WaitError { message });
+        json_line(&WaitAnswer {
+            error,
+            status_code: waited.code,
+        })
+        .map_err(|error| std::io::Error::other(error.message))
+    });
+    Ok(reply(
+        StatusCode::OK,
+        "application/json",
+        Body::streamed(body),
+    ))
+}
+
+pub(super) async fn remove(call: Call) -> Answer {
+    if call.query.flag("link") {
+        return Err(ApiError::not_there("removing a link"));
+    }
+    let options = RemoveOptions {
+        force: call.query.flag("force"),
+        volumes: call.query.flag("v"),
+    };
+    let id = call.container()?;
+    match call.engine().containers().remove(id, options).await {
+        Ok(()) => Ok(no_content()),
+        Err(EngineError::StillLive { id, state }) => Err(still_live(&call, id, state)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn still_live(call: &Call, id: SandboxId, state: &str) -> ApiError {
+    let container = call.engine().containers().inspect(id);
+    let name = container.map_or_else(|_| id.to_string(), |c| format!("/{}", c.spec.name));
+    let reason = match state {
+        "paused" => "container is paused and must be unpaused first".to_owned(),
+        state => {
+            format!("container is {state}: stop the container before removing or force remove")
+        }
+    };
+    ApiError::new(
+        StatusCode::CONFLICT,
+        format!("cannot remove container \"{name}\": {reason}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_fit_numbers_protocols_and_ranges() {
+        let ports = ["80/tcp".to_owned(), "53/udp".to_owned()];
+        for (wanted, expected) in [
+            ("80", true),
+            ("80/tcp", true),
+            ("80/udp", false),
+            ("53/udp", true),
+            ("70-90", true),
+            ("1-2", false),
+            ("x", false),
+        ] {
+            assert_eq!(has_port(ports.iter(), wanted), expected, "{wanted}");
+        }
+    }
+}

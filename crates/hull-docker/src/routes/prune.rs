@@ -1,0 +1,78 @@
+//! Prune: what nobody uses goes.
+
+use hull_engine::api::Container;
+use serde::Serialize;
+use serde_json::json;
+
+use super::images::{RemovalRow, removal_rows};
+use crate::body::json;
+use crate::errors::ApiError;
+use crate::filter::Filters;
+use crate::request::Call;
+use crate::router::Answer;
+use crate::time;
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainersAnswer {
+    containers_deleted: Option<Vec<String>>,
+    space_reclaimed: u64,
+}
+
+pub(super) async fn containers(call: Call) -> Answer {
+    let filters = Filters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
+    let until = filters.until_ns(time::now_ns())?;
+    let keep = move |container: &Container| {
+        let labels = &container.spec.config.labels;
+        until.is_some_and(|until| container.created_ns > until)
+            || !filters.labels("label", labels)
+            || !filters.no_labels("label!", labels)
+    };
+    let (removed, space_reclaimed) = call.engine().containers().prune(keep).await?;
+    let ids: Vec<String> = removed.iter().map(ToString::to_string).collect();
+    json(&ContainersAnswer {
+        containers_deleted: (!ids.is_empty()).then_some(ids),
+        space_reclaimed,
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImagesAnswer {
+    images_deleted: Option<Vec<RemovalRow>>,
+    space_reclaimed: u64,
+}
+
+pub(super) async fn images(call: Call) -> Answer {
+    let filters = Filters::parse(
+        call.query.get("filters"),
+        &["dangling", "label", "label!", "until"],
+    )?;
+    for unknown in ["label", "label!", "until"] {
+        if !filters.get(unknown).is_empty() {
+            // Pruning more than was asked for would be worse than refusing.
+            return Err(ApiError::not_there(&format!(
+                "pruning images by \"{unknown}\""
+            )));
+        }
+    }
+    let all = filters.switch("dangling")? == Some(false);
+    let (removed, space_reclaimed) = call.engine().images().prune(all).await?;
+    let rows = removal_rows(removed);
+    json(&ImagesAnswer {
+        images_deleted: (!rows.is_empty()).then_some(rows),
+        space_reclaimed,
+    })
+}
+
+/// Only networks that users made are pruned, and there are none.
+pub(super) async fn networks(call: Call) -> Answer {
+    Filters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
+    json(&json!({ "NetworksDeleted": null }))
+}
+
+/// Every volume that is known belongs to a container.
+pub(super) async fn volumes(call: Call) -> Answer {
+    Filters::parse(call.query.get("filters"), &["all", "label", "label!"])?;
+    json(&json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 }))
+}

@@ -1,0 +1,476 @@
+//! The system: ping, version, info, events, disk usage, and our own verify and shutdown.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use http::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
+use http::{Method, StatusCode};
+use hull_engine::api::Image;
+use hull_model::event::{Happening, Subject};
+use hull_model::state::State;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::containers::ImageNames;
+use super::images::shared_bytes;
+use super::volumes::volumes;
+use crate::body::{Body, json, json_line, no_content, reply};
+use crate::errors::ApiError;
+use crate::filter::Filters;
+use crate::host;
+use crate::request::Call;
+use crate::router::Answer;
+use crate::time::{self, rfc3339};
+use crate::wire::container::{STORAGE_DRIVER, Summary};
+use crate::wire::image;
+use crate::{API_VERSION, API_VERSION_MIN};
+
+const EVENT_FILTERS: [&str; 14] = [
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
+];
+
+pub(super) async fn ping(call: Call) -> Answer {
+    let text = if call.request.method() == Method::HEAD {
+        ""
+    } else {
+        "OK"
+    };
+    let body = Body::Whole(Some(text.into()));
+    let mut answer = reply(StatusCode::OK, "text/plain; charset=utf-8", body);
+    let headers = answer.headers_mut();
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-store, must-revalidate"),
+    );
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    // Version 1 makes the CLI use the classic builder, which asks for no session.
+    headers.insert("builder-version", HeaderValue::from_static("1"));
+    headers.insert("swarm", HeaderValue::from_static("inactive"));
+    Ok(answer)
+}
+
+pub(super) async fn version(call: Call) -> Answer {
+    let config = &call.app.config;
+    let details = json!({
+        "ApiVersion": API_VERSION,
+        "Arch": host::ARCHITECTURE,
+        "BuildTime": config.build_time,
+        "Experimental": "false",
+        "GitCommit": config.commit,
+        "GoVersion": "",
+        "KernelVersion": host::facts().kernel,
+        "MinAPIVersion": API_VERSION_MIN,
+        "Os": "linux",
+    });
+    json(&json!({
+        "Platform": {"Name": "Hull"},
+        "Components": [{"Name": "Engine", "Version": config.version, "Details": details}],
+        "Version": config.version,
+        "ApiVersion": API_VERSION,
+        "MinAPIVersion": API_VERSION_MIN,
+        "GitCommit": config.commit,
+        "GoVersion": "",
+        "Os": "linux",
+        "Arch": host::ARCHITECTURE,
+        "KernelVersion": host::facts().kernel,
+        "BuildTime": config.build_time,
+    }))
+}
+
+pub(super) async fn info(call: Call) -> Answer {
+    let facts = call.engine().facts();
+    let containers = call.engine().containers().list();
+    let count = |test: fn(&State) -> bool| containers.iter().filter(|c| test(&c.state)).count();
+    let (running, paused) = (
+        count(|state| matches!(state, State::Running)),
+        count(|state| matches!(state, State::Paused)),
+    );
+    let mut info = host_info(&call);
+    let ours = json!({
+        "ID": facts.id,
+        "Containers": containers.len(),
+        "ContainersRunning": running,
+        "ContainersPaused": paused,
+        "ContainersStopped": containers.len() - running - paused,
+        "Images": call.engine().images().list().len(),
+        "Driver": STORAGE_DRIVER,
+        "DriverStatus": [["Layers", facts.layer_backing]],
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": facts.cgroup_version.to_string(),
+        "NCPU": facts.cpus,
+        "MemTotal": facts.memory_bytes,
+        "DockerRootDir": facts.data_root,
+        "Warnings": (!facts.warnings.is_empty()).then_some(&facts.warnings),
+    });
+    for part in [settings(&call), ours] {
+        if let (Value::Object(info), Value::Object(part)) = (&mut info, part) {
+            info.extend(part);
+        }
+    }
+    json(&info)
+}
+
+/// The part of `info` about the host.
+fn host_info(call: &Call) -> Value {
+    let host = host::facts();
+    json!({
+        "MemoryLimit": true,
+        "SwapLimit": true,
+        "CpuCfsPeriod": true,
+        "CpuCfsQuota": true,
+        "CPUShares": true,
+        "CPUSet": true,
+        "PidsLimit": true,
+        "IPv4Forwarding": true,
+        "OomKillDisable": false,
+        "SystemTime": rfc3339(time::now_ns()),
+        "KernelVersion": host.kernel,
+        "OperatingSystem": host.system,
+        "OSVersion": host.system_version,
+        "OSType": "linux",
+        "Architecture": host::MACHINE,
+        "IndexServerAddress": "https://index.docker.io/v1/",
+        "RegistryConfig": registry_config(call),
+        "GenericResources": null,
+        "HttpProxy": "",
+        "HttpsProxy": "",
+        "NoProxy": "",
+        "Name": host.name,
+    })
+}
+
+/// The part of `info` about the daemon.
+fn settings(call: &Call) -> Value {
+    let config = &call.app.config;
+    json!({
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge", "host", "null"],
+            "Authorization": null,
+            "Log": ["json-file", "none"],
+        },
+        "Debug": config.debug,
+        "NFd": 0,
+        "NGoroutines": 0,
+        "LoggingDriver": "json-file",
+        "NEventsListener": 0,
+        "Labels": config.labels,
+        "ExperimentalBuild": false,
+        "ServerVersion": config.version,
+        "Runtimes": {"hull": {"path": "hull"}},
+        "DefaultRuntime": "hull",
+        "Swarm": {
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": false,
+            "Error": "",
+            "RemoteManagers": null,
+        },
+        "LiveRestoreEnabled": true,
+        "Isolation": "",
+        "InitBinary": "hull-shim",
+        "ContainerdCommit": {"ID": ""},
+        "RuncCommit": {"ID": ""},
+        "InitCommit": {"ID": ""},
+        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "CDISpecDirs": [],
+    })
+}
+
+fn registry_config(call: &Call) -> Value {
+    let config = &call.app.config;
+    let mut indexes: BTreeMap<&str, Value> = BTreeMap::new();
+    indexes.insert(
+        "docker.io",
+        json!({
+            "Name": "docker.io",
+            "Mirrors": config.registry_mirrors,
+            "Secure": true,
+            "Official": true,
+        }),
+    );
+    for name in &config.insecure_registries {
+        let index = json!({"Name": name, "Mirrors": [], "Secure": false, "Official": false});
+        indexes.insert(name, index);
+    }
+    json!({
+        "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+        "IndexConfigs": indexes,
+        "Mirrors": config.registry_mirrors,
+    })
+}
+
+/// One event as Docker writes it.
+#[derive(Debug, Serialize)]
+struct Message<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'a str>,
+    #[serde(rename = "Type")]
+    kind: &'static str,
+    #[serde(rename = "Action")]
+    action: &'a str,
+    #[serde(rename = "Actor")]
+    actor: Actor<'a>,
+    scope: &'static str,
+    time: i64,
+    #[serde(rename = "timeNano")]
+    time_nano: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct Actor<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    #[serde(rename = "Attributes")]
+    attributes: &'a BTreeMap<String, String>,
+}
+
+fn subject_word(subject: Subject) -> &'static str {
+    match subject {
+        Subject::Container => "container",
+        Subject::Image => "image",
+        Subject::Network => "network",
+        Subject::Volume => "volume",
+        Subject::Daemon => "daemon",
+    }
+}
+
+impl<'a> Message<'a> {
+    fn show(happening: &'a Happening) -> Self {
+        // The old fields are kept for what old clients know.
+        let old = matches!(happening.subject, Subject::Container | Subject::Image);
+        let image = happening.attributes.get("image").map(String::as_str);
+        Self {
+            status: old.then_some(happening.action.as_str()),
+            id: old.then_some(happening.id.as_str()),
+            from: image.filter(|_| happening.subject == Subject::Container),
+            kind: subject_word(happening.subject),
+            action: &happening.action,
+            actor: Actor {
+                id: &happening.id,
+                attributes: &happening.attributes,
+            },
+            scope: "local",
+            time: time::seconds(happening.at_ns),
+            time_nano: happening.at_ns,
+        }
+    }
+}
+
+/// Whether a client wants an event.
+fn wants(filters: &Filters, happening: &Happening) -> bool {
+    let name = happening.attributes.get("name").map_or("", String::as_str);
+    // `exec_create: sh` is wanted by `event=exec_create` too.
+    let verb = happening.action.split(':').next().unwrap_or("");
+    let object = |filter: &str, subject: Subject| {
+        filters.any(filter, |wanted| {
+            happening.subject == subject
+                && (wanted == name || (!wanted.is_empty() && happening.id.starts_with(wanted)))
+        })
+    };
+    let of_image = |wanted: &str| {
+        let image = match happening.subject {
+            Subject::Container => happening.attributes.get("image").map_or("", String::as_str),
+            Subject::Image => name,
+            _ => return false,
+        };
+        wanted == image || happening.id == wanted || image.split(':').next() == Some(wanted)
+    };
+    filters.exact("type", subject_word(happening.subject))
+        && filters.any("event", |wanted| {
+            wanted == happening.action || wanted == verb
+        })
+        && object("container", Subject::Container)
+        && object("network", Subject::Network)
+        && object("volume", Subject::Volume)
+        && object("daemon", Subject::Daemon)
+        && filters.any("image", of_image)
+        && filters.labels("label", &happening.attributes)
+        && filters.exact("scope", "local")
+        && ["config", "node", "plugin", "secret", "service"]
+            .iter()
+            .all(|other| filters.get(other).is_empty())
+}
+
+pub(super) async fn events(call: Call) -> Answer {
+    let filters = Filters::parse(call.query.get("filters"), &EVENT_FILTERS)?;
+    let now_ns = time::now_ns();
+    let bound = |key: &str| match call.query.get(key) {
+        "" => Ok(None),
+        text => time::parse(text, now_ns).map(Some),
+    };
+    let (since, until) = (bound("since")?, bound("until")?);
+    let (kept, live) = call.engine().events(since);
+    let kept: Vec<Arc<Happening>> = kept.into_iter().map(Arc::new).collect();
+    let until = until.filter(|&until| until != 0);
+    let left = until.map(|until| u64::try_from(until - now_ns).unwrap_or(0));
+    let deadline = left.map(|ns| tokio::time::Instant::now() + Duration::from_nanos(ns));
+    let state = (kept.into_iter(), live);
+    let pieces = stream::unfold(state, move |(mut kept, mut live)| {
+        let filters = filters.clone();
+        async move {
+            loop {
+                let happening = match kept.next() {
+                    Some(happening) => happening,
+                    None => next_event(&mut live, deadline).await?,
+                };
+                let in_time = until.is_none_or(|until| happening.at_ns <= until);
+                if in_time && wants(&filters, &happening) {
+                    let line = json_line(&Message::show(&happening))
+                        .map_err(|error| std::io::Error::other(error.message));
+                    return Some((line, (kept, live)));
+                }
+            }
+        }
+    });
+    Ok(reply(
+        StatusCode::OK,
+        "application/json",
+        Body::streamed(pieces),
+    ))
+}
+
+/// The next event; none at the deadline, at the daemon's end, or for a client that is too slow.
+async fn next_event(
+    live: &mut tokio::sync::broadcast::Receiver<Arc<Happening>>,
+    deadline: Option<tokio::time::Instant>,
+) -> Option<Arc<Happening>> {
+    let received = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, live.recv()).await.ok()?,
+        None => live.recv().await,
+    };
+    match received {
+        Ok(happening) => Some(happening),
+        Err(RecvError::Lagged(missed)) => {
+            tracing::info!(
+                missed,
+                "a subscriber was too slow for the events and is cut off"
+            );
+            None
+        }
+        Err(RecvError::Closed) => None,
+    }
+}
+
+pub(super) async fn disk_usage(call: Call) -> Answer {
+    let images = call.engine().images().list();
+    let containers = call.engine().containers();
+    let now_ns = time::now_ns();
+    let mut names = ImageNames::new(call.engine().images());
+    let list = containers.list();
+    let mut rows = Vec::with_capacity(list.len());
+    for container in &list {
+        // One that is gone since it was listed takes nothing.
+        let sizes = containers.sizes(container.id).await.ok();
+        rows.push(Summary::show(container, names.of(container), now_ns, sizes));
+    }
+    let image_rows: Vec<_> = images
+        .iter()
+        .map(|image| image::Summary::show(image, Some(shared_bytes(image, &images)), false))
+        .collect();
+    let answer = json!({
+        "LayersSize": layers_bytes(&images),
+        "Images": image_rows,
+        "Containers": rows,
+        "Volumes": volumes(&list),
+        "BuildCache": [],
+    });
+    json(&answer)
+}
+
+/// Bytes of all layers, each counted once.
+fn layers_bytes(images: &[Image]) -> u64 {
+    let layers: BTreeMap<_, _> = images
+        .iter()
+        .flat_map(|image| image.layers.iter().zip(&image.layer_sizes))
+        .collect();
+    layers.into_values().sum()
+}
+
+/// Ours: what a check of everything on disk and in the kernel found.
+pub(super) async fn verify(call: Call) -> Answer {
+    json(&json!({ "problems": call.engine().verify().await? }))
+}
+
+/// Ours: stops every container for a shutdown of the host.
+pub(super) async fn shutdown(call: Call) -> Answer {
+    call.engine().shutdown().await.map_err(ApiError::from)?;
+    Ok(no_content())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn happening(action: &str) -> Happening {
+        Happening {
+            at_ns: 5_000_000_001,
+            subject: Subject::Container,
+            action: action.into(),
+            id: "abcdef".into(),
+            attributes: [("name", "web"), ("image", "busybox:1"), ("tier", "x")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+        }
+    }
+
+    #[test]
+    fn events_are_written_in_both_old_and_new_fields() {
+        let written = serde_json::to_value(Message::show(&happening("start"))).expect("JSON");
+        assert_eq!(
+            written,
+            json!({
+                "status": "start", "id": "abcdef", "from": "busybox:1", "Type": "container",
+                "Action": "start",
+                "Actor": {"ID": "abcdef",
+                    "Attributes": {"name": "web", "image": "busybox:1", "tier": "x"}},
+                "scope": "local", "time": 5, "timeNano": 5_000_000_001_i64
+            })
+        );
+    }
+
+    #[test]
+    fn filters_of_events_are_one_of_each_and_all_together() {
+        let check = |filters: Value, expected: bool| {
+            let parsed = Filters::parse(&filters.to_string(), &EVENT_FILTERS).expect("known");
+            assert_eq!(
+                wants(&parsed, &happening("exec_create: sh")),
+                expected,
+                "{filters}"
+            );
+        };
+        check(json!({}), true);
+        check(json!({"event": ["exec_create"]}), true);
+        check(json!({"event": ["start", "die"]}), false);
+        check(json!({"container": ["web"], "type": ["container"]}), true);
+        check(json!({"container": ["abc"]}), true);
+        check(json!({"container": ["db"]}), false);
+        check(json!({"image": ["busybox"]}), true);
+        check(json!({"image": ["alpine"]}), false);
+        check(json!({"label": ["tier=x"]}), true);
+        check(json!({"label": ["tier=y"]}), false);
+        check(json!({"network": ["web"]}), false);
+        check(json!({"service": ["web"]}), false);
+    }
+}

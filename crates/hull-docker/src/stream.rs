@@ -1,0 +1,345 @@
+//! Streams beside plain answers: attached containers and execs, log frames, lines of JSON.
+//!
+//! ```text
+//!  client ◀──▶ upgraded connection ◀── relay ──▶ socket to the shim
+//!               (or a plain 200 when the client cannot upgrade)
+//! ```
+//!
+//! Both directions end on their own: the end of the client's input is passed on and output goes on;
+//! the end of output ends the relay. A client that vanished ends it too.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use hull_engine::api::{Attached, LogLine};
+use hyper::ext::ReasonPhrase;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpStream, UnixStream, tcp};
+
+use crate::body::{Body, Reply, reply};
+use crate::request::{ApiMinor, Call};
+
+/// Bytes moved at once in each direction of an attached stream.
+const RELAY_BYTES: usize = 64 << 10;
+/// Seconds between two looks at whether a client that sends nothing any more is still there.
+const VANISHED_CHECK_S: u64 = 2;
+/// First version in which frames have a media type of their own.
+const MINOR_MULTIPLEXED: ApiMinor = 42;
+/// Bytes of a frame's header.
+const FRAME_HEADER_BYTES: usize = 8;
+
+/// The media type of a stream of output.
+pub(crate) fn media_type(tty: bool, minor: ApiMinor) -> &'static str {
+    if tty || minor < MINOR_MULTIPLEXED {
+        "application/vnd.docker.raw-stream"
+    } else {
+        "application/vnd.docker.multiplexed-stream"
+    }
+}
+
+/// Joins the client with an attached stream. `input` says whether the client's bytes are wanted.
+pub(crate) fn hijack(mut call: Call, attached: Attached, input: bool) -> Reply {
+    let media_type = media_type(attached.tty, call.minor);
+    if !call.wants_upgrade() {
+        return plain(call, attached, input, media_type);
+    }
+    let upgrade = hyper::upgrade::on(&mut call.request);
+    let place = call.place.clone();
+    tokio::spawn(async move {
+        match relay(upgrade, attached, input).await {
+            Ok(()) => {}
+            // Most often a client that closed its terminal.
+            Err(cause) => tracing::debug!(%cause, "an attached stream ended early"),
+        }
+        drop(place);
+    });
+    let mut answer = Response::new(Body::Whole(None));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer
+        .extensions_mut()
+        .insert(ReasonPhrase::from_static(b"UPGRADED"));
+    let headers = answer.headers_mut();
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static(media_type),
+    );
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("tcp"));
+    answer
+}
+
+/// For clients that cannot upgrade: output as the body of the answer, input from the request's.
+fn plain(call: Call, attached: Attached, input: bool, media_type: &'static str) -> Reply {
+    let (output, mut to_shim) = attached.stream.into_split();
+    if input {
+        let mut body = call.request.into_body();
+        // Ends with the request's body, or with the container.
+        tokio::spawn(async move {
+            while let Some(Ok(frame)) = body.frame().await {
+                let Ok(bytes) = frame.into_data() else {
+                    continue;
+                };
+                if to_shim.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            to_shim.shutdown().await.ok();
+        });
+    } else {
+        // Closing the half would read as the end of input.
+        to_shim.forget();
+    }
+    let replay = (!attached.replay.is_empty()).then(|| Bytes::from(attached.replay));
+    let pieces = stream::unfold((output, replay), |(mut output, mut replay)| async move {
+        if let Some(bytes) = replay.take() {
+            return Some((Ok(bytes), (output, replay)));
+        }
+        let mut buffer = BytesMut::with_capacity(RELAY_BYTES);
+        match output.read_buf(&mut buffer).await {
+            Ok(0) => None,
+            Ok(_) => Some((Ok(buffer.freeze()), (output, replay))),
+            Err(cause) => Some((Err(cause), (output, replay))),
+        }
+    });
+    reply(StatusCode::OK, media_type, Body::streamed(pieces))
+}
+
+/// A stream that only says something and ends: how a failed exec reports to its client.
+pub(crate) fn farewell(call: Call, text: &str, tty: bool) -> io::Result<Reply> {
+    let (ours, theirs) = UnixStream::pair()?;
+    drop(theirs);
+    let mut said = BytesMut::new();
+    let line = format!("{text}\r\n");
+    if tty {
+        said.put_slice(line.as_bytes());
+    } else {
+        put_frame(&mut said, false, &[line.as_bytes()]);
+    }
+    Ok(hijack(
+        call,
+        Attached {
+            stream: ours,
+            tty,
+            replay: said.into(),
+        },
+        false,
+    ))
+}
+
+async fn relay(upgrade: OnUpgrade, attached: Attached, input: bool) -> io::Result<()> {
+    let upgraded = upgrade.await.map_err(io::Error::other)?;
+    match upgraded.downcast::<TokioIo<UnixStream>>() {
+        Ok(parts) => {
+            let (from, to) = parts.io.into_inner().into_split();
+            Relay {
+                from,
+                to,
+                early: parts.read_buf,
+                attached,
+                input,
+            }
+            .run()
+            .await
+        }
+        Err(upgraded) => relay_tcp(upgraded, attached, input).await,
+    }
+}
+
+async fn relay_tcp(upgraded: Upgraded, attached: Attached, input: bool) -> io::Result<()> {
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| io::Error::other("an upgraded connection is neither unix nor TCP"))?;
+    let (from, to) = parts.io.into_inner().into_split();
+    Relay {
+        from,
+        to,
+        early: parts.read_buf,
+        attached,
+        input,
+    }
+    .run()
+    .await
+}
+
+/// A client's reading half that can tell whether the client is gone for good.
+trait ClientRead: AsyncRead + Unpin {
+    /// Whether writing to the client cannot succeed any more.
+    async fn is_gone(&self) -> bool;
+}
+
+impl ClientRead for OwnedReadHalf {
+    async fn is_gone(&self) -> bool {
+        let ready = self.ready(Interest::READABLE | Interest::WRITABLE).await;
+        ready.map_or(true, |ready| ready.is_write_closed())
+    }
+}
+
+impl ClientRead for tcp::OwnedReadHalf {
+    async fn is_gone(&self) -> bool {
+        let ready = self.ready(Interest::READABLE | Interest::WRITABLE).await;
+        ready.map_or(true, |ready| ready.is_write_closed())
+    }
+}
+
+struct Relay<R, W> {
+    from: R,
+    to: W,
+    /// What the client sent right behind its request.
+    early: Bytes,
+    attached: Attached,
+    input: bool,
+}
+
+impl<R: ClientRead, W: AsyncWrite + Unpin> Relay<R, W> {
+    async fn run(self) -> io::Result<()> {
+        let Self {
+            mut from,
+            mut to,
+            early,
+            attached,
+            input,
+        } = self;
+        let (mut from_shim, to_shim) = attached.stream.into_split();
+        let output = async {
+            to.write_all(&attached.replay).await?;
+            copy(&mut from_shim, &mut to).await?;
+            to.shutdown().await
+        };
+        let input = async {
+            if input {
+                feed(&mut from, to_shim, &early).await;
+            } else {
+                // Closing the half would read as the end of input.
+                to_shim.forget();
+                tokio::io::copy(&mut from, &mut tokio::io::sink())
+                    .await
+                    .ok();
+            }
+            // The client said all that it will; it may be half closed, or gone.
+            while !from.is_gone().await {
+                tokio::time::sleep(Duration::from_secs(VANISHED_CHECK_S)).await;
+            }
+        };
+        tokio::pin!(output, input);
+        tokio::select! {
+            ended = &mut output => ended,
+            () = &mut input => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// Passes the client's input on, and its end.
+async fn feed(from: &mut (impl AsyncRead + Unpin), mut to_shim: OwnedWriteHalf, early: &[u8]) {
+    // A container that closed its input, or ended, is no failure: its output still counts.
+    let fed = async {
+        to_shim.write_all(early).await?;
+        copy(from, &mut to_shim).await
+    };
+    if fed.await.is_err() {
+        tokio::io::copy(from, &mut tokio::io::sink()).await.ok();
+    }
+    to_shim.shutdown().await.ok();
+    to_shim.forget();
+}
+
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let mut buffer = vec![0; RELAY_BYTES];
+    loop {
+        let size = from.read(&mut buffer).await?;
+        if size == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..size]).await?;
+    }
+}
+
+/// Appends one frame: stream number, length, bytes.
+pub(crate) fn put_frame(to: &mut BytesMut, stderr: bool, parts: &[&[u8]]) {
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    to.reserve(FRAME_HEADER_BYTES + size);
+    to.put_u32(if stderr { 2 << 24 } else { 1 << 24 });
+    // A line of a log is far below 4 GiB.
+    to.put_u32(u32::try_from(size).unwrap_or(u32::MAX));
+    parts.iter().for_each(|part| to.put_slice(part));
+}
+
+/// One batch of log lines as clients read them: a frame per line, or bare bytes for a terminal.
+pub(crate) fn frame_lines(lines: &[LogLine], tty: bool, timestamps: bool) -> Bytes {
+    let mut out = BytesMut::new();
+    for line in lines {
+        let stamp = if timestamps {
+            fixed_width(&line.time) + " "
+        } else {
+            String::new()
+        };
+        let parts = [stamp.as_bytes(), &line.bytes];
+        if tty {
+            parts.iter().for_each(|part| out.put_slice(part));
+        } else {
+            put_frame(&mut out, line.stderr, &parts);
+        }
+    }
+    out.freeze()
+}
+
+/// A time with all nine digits, which is how Docker prefixes lines.
+fn fixed_width(time: &str) -> String {
+    let Some(rest) = time.strip_suffix('Z') else {
+        return time.to_owned();
+    };
+    let (seconds, fraction) = rest.split_once('.').unwrap_or((rest, ""));
+    format!("{seconds}.{fraction:0<9}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(stderr: bool, text: &str) -> LogLine {
+        LogLine {
+            stderr,
+            time: "2026-11-21T09:32:50.92Z".into(),
+            bytes: text.into(),
+        }
+    }
+
+    #[test]
+    fn lines_become_frames_with_their_stream_and_length() {
+        let framed = frame_lines(&[line(false, "hi\n"), line(true, "oh\n")], false, false);
+        assert_eq!(
+            &framed[..],
+            b"\x01\0\0\0\0\0\0\x03hi\n\x02\0\0\0\0\0\0\x03oh\n"
+        );
+    }
+
+    #[test]
+    fn a_terminal_has_no_frames_and_times_have_nine_digits() {
+        let framed = frame_lines(&[line(false, "hi\r\n")], true, true);
+        assert_eq!(&framed[..], b"2026-11-21T09:32:50.920000000Z hi\r\n");
+        assert_eq!(
+            fixed_width("2026-11-21T09:32:50Z"),
+            "2026-11-21T09:32:50.000000000Z"
+        );
+    }
+
+    #[test]
+    fn the_media_type_depends_on_the_version() {
+        assert_eq!(media_type(false, 41), "application/vnd.docker.raw-stream");
+        assert_eq!(media_type(true, 48), "application/vnd.docker.raw-stream");
+        assert_eq!(
+            media_type(false, 48),
+            "application/vnd.docker.multiplexed-stream"
+        );
+    }
+}

@@ -1,0 +1,205 @@
+//! Networks and endpoints.
+
+use std::collections::BTreeMap;
+
+use hull_engine::api::{Container, Endpoint};
+use hull_model::spec::EndpointSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::host_config::{WirePortBinding, network_word, show_port_bindings};
+use crate::wire::{OrZero, TextMap, from_text_map, is_zero, null_if_empty, to_text_map};
+
+/// What a client asks for on one network.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct EndpointRequest {
+    #[serde(rename = "IPAMConfig")]
+    ipam_config: Option<IpamConfig>,
+    links: Option<Vec<String>>,
+    aliases: Option<Vec<String>>,
+    mac_address: OrZero<String>,
+    driver_opts: Option<TextMap>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct IpamConfig {
+    #[serde(rename = "IPv4Address", skip_serializing_if = "is_zero")]
+    ipv4_address: OrZero<String>,
+    #[serde(rename = "IPv6Address", skip_serializing_if = "is_zero")]
+    ipv6_address: OrZero<String>,
+}
+
+impl From<EndpointRequest> for EndpointSpec {
+    fn from(wire: EndpointRequest) -> Self {
+        let addresses = wire.ipam_config.unwrap_or_default();
+        Self {
+            ipv4_address: addresses.ipv4_address.0,
+            ipv6_address: addresses.ipv6_address.0,
+            mac_address: wire.mac_address.0,
+            aliases: wire.aliases.unwrap_or_default(),
+            links: wire.links.unwrap_or_default(),
+            driver_opts: from_text_map(wire.driver_opts),
+        }
+    }
+}
+
+/// One network of a container, as `inspect` shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct EndpointSettings {
+    #[serde(rename = "IPAMConfig")]
+    ipam_config: Option<IpamConfig>,
+    links: Option<Vec<String>>,
+    aliases: Option<Vec<String>>,
+    mac_address: String,
+    driver_opts: Option<TextMap>,
+    gw_priority: i64,
+    #[serde(rename = "NetworkID")]
+    network_id: String,
+    #[serde(rename = "EndpointID")]
+    endpoint_id: String,
+    gateway: String,
+    #[serde(rename = "IPAddress")]
+    ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    ip_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    ipv6_gateway: &'static str,
+    #[serde(rename = "GlobalIPv6Address")]
+    global_ipv6_address: &'static str,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    global_ipv6_prefix_len: u8,
+    #[serde(rename = "DNSNames")]
+    dns_names: Option<Vec<String>>,
+}
+
+impl EndpointSettings {
+    fn show(asked: &EndpointSpec, live: Option<&Endpoint>) -> Self {
+        let addresses = IpamConfig {
+            ipv4_address: OrZero(asked.ipv4_address.clone()),
+            ipv6_address: OrZero(asked.ipv6_address.clone()),
+        };
+        Self {
+            ipam_config: Some(addresses).filter(|config| *config != IpamConfig::default()),
+            links: null_if_empty(&asked.links),
+            aliases: null_if_empty(&asked.aliases),
+            mac_address: live.map_or_else(|| asked.mac_address.clone(), |e| e.mac.clone()),
+            driver_opts: (!asked.driver_opts.is_empty()).then(|| to_text_map(&asked.driver_opts)),
+            gw_priority: 0,
+            network_id: live.map(|e| e.network_id.clone()).unwrap_or_default(),
+            endpoint_id: live.map(|e| e.endpoint_id.clone()).unwrap_or_default(),
+            gateway: live
+                .and_then(|e| e.gateway)
+                .map(|g| g.to_string())
+                .unwrap_or_default(),
+            ip_address: live.map(|e| e.address.to_string()).unwrap_or_default(),
+            ip_prefix_len: live.map_or(0, |e| e.prefix),
+            ipv6_gateway: "",
+            global_ipv6_address: "",
+            global_ipv6_prefix_len: 0,
+            dns_names: None,
+        }
+    }
+}
+
+/// The networks of a container: the one it was asked to be on, and those named at create.
+pub(crate) fn show_endpoints(container: &Container) -> BTreeMap<String, EndpointSettings> {
+    let spec = &container.spec;
+    let live = |name: &str| container.endpoint.as_ref().filter(|e| e.network == name);
+    let mut shown: BTreeMap<_, _> = spec
+        .endpoints
+        .iter()
+        .map(|(name, asked)| (name.clone(), EndpointSettings::show(asked, live(name))))
+        .collect();
+    let word = network_word(&spec.host.network);
+    if shown.is_empty() && !word.starts_with("container:") {
+        let settings = EndpointSettings::show(&EndpointSpec::default(), live(&word));
+        shown.insert(word, settings);
+    }
+    shown
+}
+
+/// `NetworkSettings` of `inspect`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct NetworkSettings {
+    bridge: &'static str,
+    #[serde(rename = "SandboxID")]
+    sandbox_id: String,
+    sandbox_key: String,
+    ports: BTreeMap<String, Option<Vec<WirePortBinding>>>,
+    hairpin_mode: bool,
+    #[serde(rename = "LinkLocalIPv6Address")]
+    link_local_ipv6_address: &'static str,
+    #[serde(rename = "LinkLocalIPv6PrefixLen")]
+    link_local_ipv6_prefix_len: u8,
+    #[serde(rename = "SecondaryIPAddresses")]
+    secondary_ip_addresses: Option<Vec<String>>,
+    #[serde(rename = "SecondaryIPv6Addresses")]
+    secondary_ipv6_addresses: Option<Vec<String>>,
+    #[serde(rename = "EndpointID")]
+    endpoint_id: String,
+    gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    global_ipv6_address: &'static str,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    global_ipv6_prefix_len: u8,
+    #[serde(rename = "IPAddress")]
+    ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    ip_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    ipv6_gateway: &'static str,
+    mac_address: String,
+    networks: BTreeMap<String, EndpointSettings>,
+}
+
+impl NetworkSettings {
+    pub(crate) fn show(container: &Container) -> Self {
+        // The flat fields repeat the default bridge's, for old clients.
+        let live = container
+            .endpoint
+            .as_ref()
+            .filter(|e| e.network == "bridge");
+        let runs = container.pid != 0;
+        let mut ports = BTreeMap::new();
+        if runs {
+            let exposed = container.spec.config.exposed_ports.iter();
+            ports = exposed.map(|port| (port.clone(), None)).collect();
+            ports.extend(show_port_bindings(&container.spec.host.port_bindings));
+        }
+        Self {
+            bridge: "",
+            sandbox_id: if runs {
+                container.id.to_string()
+            } else {
+                String::new()
+            },
+            // The namespace has no name in the file system: the process is its handle.
+            sandbox_key: if runs {
+                format!("/proc/{}/ns/net", container.pid)
+            } else {
+                String::new()
+            },
+            ports,
+            hairpin_mode: false,
+            link_local_ipv6_address: "",
+            link_local_ipv6_prefix_len: 0,
+            secondary_ip_addresses: None,
+            secondary_ipv6_addresses: None,
+            endpoint_id: live.map(|e| e.endpoint_id.clone()).unwrap_or_default(),
+            gateway: live
+                .and_then(|e| e.gateway)
+                .map(|g| g.to_string())
+                .unwrap_or_default(),
+            global_ipv6_address: "",
+            global_ipv6_prefix_len: 0,
+            ip_address: live.map(|e| e.address.to_string()).unwrap_or_default(),
+            ip_prefix_len: live.map_or(0, |e| e.prefix),
+            ipv6_gateway: "",
+            mac_address: live.map(|e| e.mac.clone()).unwrap_or_default(),
+            networks: show_endpoints(container),
+        }
+    }
+}
