@@ -1,2 +1,16 @@
 //! The `hull` program: daemon and command line.
-fn main() {}
+//!
+//! `hull daemon` is the engine, every other command is a client of the Docker Engine API: of
+//! ours, or of any other that speaks it.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod client;
+mod daemon;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,281 @@
+//! Every command and where it is found: the one definition behind parsing, help, completion and
+//! manual pages.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::pin::Pin;
+
+use clap::{ArgMatches, Args};
+
+use super::failure::Failure;
+use super::session::{GlobalOptions, Session, print};
+use super::{
+    Command, DaemonOptions, arguments, attach, create, exec, image_list, import, inspect, kill,
+    load, logs, ps, pull, rm, rmi, run, start, stop, tag, version, wait,
+};
+
+type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
+
+/// What runs a command.
+#[derive(Clone, Copy)]
+pub(super) enum Action {
+    /// A client: needs a session.
+    Client(for<'a> fn(&'a Session, ArgMatches) -> Running<'a>),
+    /// The daemon, which has a runtime of its own.
+    Daemon,
+}
+
+/// One command at one place.
+pub(super) struct Entry {
+    /// Its name, then others that also find it.
+    names: &'static [&'static str],
+    pub(super) usage: &'static str,
+    about: &'static str,
+    augment: fn(clap::Command) -> clap::Command,
+    pub(super) action: Action,
+}
+
+impl Entry {
+    pub(super) fn name(&self) -> &'static str {
+        self.names[0]
+    }
+}
+
+/// Commands about one sort of thing.
+pub(super) struct Group {
+    name: &'static str,
+    about: &'static str,
+    entries: &'static [Entry],
+}
+
+impl Group {
+    pub(super) fn entry(&self, name: &str) -> Option<&'static Entry> {
+        self.entries
+            .iter()
+            .find(|entry| entry.names.contains(&name))
+    }
+}
+
+const fn at<C: Command + 'static>(names: &'static [&'static str]) -> Entry {
+    Entry {
+        names,
+        usage: C::USAGE,
+        about: C::ABOUT,
+        augment: C::augment_args,
+        action: Action::Client(run_boxed::<C>),
+    }
+}
+
+fn run_boxed<C: Command>(session: &Session, matches: ArgMatches) -> Running<'_> {
+    Box::pin(async move {
+        let command =
+            C::from_arg_matches(&matches).map_err(|error| Failure::new(error.to_string()))?;
+        command.run(session).await
+    })
+}
+
+static TOP: &[Entry] = &[
+    at::<run::Run>(&["run"]),
+    at::<exec::Exec>(&["exec"]),
+    at::<ps::Ps>(&["ps"]),
+    at::<pull::Pull>(&["pull"]),
+    at::<image_list::ImageList>(&["images"]),
+    at::<version::Version>(&["version"]),
+    at::<attach::Attach>(&["attach"]),
+    at::<create::Create>(&["create"]),
+    at::<import::Import>(&["import"]),
+    at::<inspect::Inspect>(&["inspect"]),
+    at::<kill::Kill>(&["kill"]),
+    at::<load::Load>(&["load"]),
+    at::<logs::Logs>(&["logs"]),
+    at::<stop::Restart>(&["restart"]),
+    at::<rm::Rm>(&["rm"]),
+    at::<rmi::Rmi>(&["rmi"]),
+    at::<load::Save>(&["save"]),
+    at::<start::Start>(&["start"]),
+    at::<stop::Stop>(&["stop"]),
+    at::<tag::Tag>(&["tag"]),
+    at::<wait::Wait>(&["wait"]),
+    Entry {
+        names: &["daemon"],
+        usage: "[OPTIONS]",
+        about: "Run the engine",
+        augment: DaemonOptions::augment_args,
+        action: Action::Daemon,
+    },
+];
+
+static GROUPS: &[Group] = &[
+    Group {
+        name: "container",
+        about: "Manage containers",
+        entries: &[
+            at::<attach::Attach>(&["attach"]),
+            at::<create::Create>(&["create"]),
+            at::<exec::Exec>(&["exec"]),
+            at::<inspect::ContainerInspect>(&["inspect"]),
+            at::<kill::Kill>(&["kill"]),
+            at::<logs::Logs>(&["logs"]),
+            at::<ps::Ps>(&["ls", "ps", "list"]),
+            at::<stop::Restart>(&["restart"]),
+            at::<rm::Rm>(&["rm", "remove"]),
+            at::<run::Run>(&["run"]),
+            at::<start::Start>(&["start"]),
+            at::<stop::Stop>(&["stop"]),
+            at::<wait::Wait>(&["wait"]),
+        ],
+    },
+    Group {
+        name: "image",
+        about: "Manage images",
+        entries: &[
+            at::<import::Import>(&["import"]),
+            at::<inspect::ImageInspect>(&["inspect"]),
+            at::<load::Load>(&["load"]),
+            at::<image_list::ImageList>(&["ls", "list"]),
+            at::<pull::Pull>(&["pull"]),
+            at::<rmi::Rmi>(&["rm", "remove"]),
+            at::<load::Save>(&["save"]),
+            at::<tag::Tag>(&["tag"]),
+        ],
+    },
+];
+
+/// The command of that name outside of any group.
+pub(super) fn entry(name: &str) -> Option<&'static Entry> {
+    TOP.iter().find(|entry| entry.names.contains(&name))
+}
+
+/// The group of that name.
+pub(super) fn group(name: &str) -> Option<&'static Group> {
+    GROUPS.iter().find(|group| group.name == name)
+}
+
+/// Parses the options before the command's name, and leaves the rest as it is.
+pub(super) fn root_parser() -> clap::Command {
+    let parser = clap::Command::new(arguments::program_name())
+        .about("Containers and virtual machines: one engine")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_version_flag(true)
+        .arg(
+            clap::Arg::new("version")
+                .long("version")
+                .short('v')
+                .action(clap::ArgAction::Version)
+                .help("Print version information and quit"),
+        )
+        .allow_external_subcommands(true)
+        .disable_help_subcommand(true);
+    arguments::like_docker(GlobalOptions::augment_args(parser))
+}
+
+/// The parser of one command.
+pub(super) fn parser(entry: &Entry, path: &str) -> clap::Command {
+    let usage = format!("{} {path} {}", arguments::program_name(), entry.usage);
+    let command = clap::Command::new(entry.name())
+        .about(entry.about)
+        .override_usage(usage);
+    arguments::like_docker((entry.augment)(command))
+}
+
+/// The whole tree.
+pub(super) fn whole() -> clap::Command {
+    let top = TOP.iter().map(|entry| parser(entry, entry.name()));
+    let groups = GROUPS.iter().map(|group| {
+        let command = clap::Command::new(group.name).about(group.about);
+        let command = command
+            .subcommand_required(true)
+            .disable_help_subcommand(true);
+        command.subcommands(group.entries.iter().map(|entry| {
+            let path = format!("{} {}", group.name, entry.name());
+            parser(entry, &path).visible_aliases(entry.names[1..].iter().copied())
+        }))
+    });
+    root_parser()
+        .allow_external_subcommands(false)
+        .subcommands(top)
+        .subcommands(groups)
+}
+
+/// Prints the help of the command that `path` leads to.
+pub(super) fn print_help(path: &[OsString]) -> Result<(), Failure> {
+    let mut command = whole();
+    command.build();
+    let mut found = &mut command;
+    let mut walked = String::new();
+    for word in path {
+        let name = word.to_string_lossy();
+        found = found
+            .find_subcommand_mut(&*name)
+            .ok_or_else(|| unknown(walked.trim_end(), &name))?;
+        walked.push_str(&name);
+        walked.push(' ');
+    }
+    print(&found.render_help().to_string())
+}
+
+/// The failure of a command that is not there.
+pub(super) fn unknown(group_name: &str, name: &str) -> Failure {
+    let names: Vec<&str> = match group(group_name) {
+        Some(group) => group
+            .entries
+            .iter()
+            .flat_map(|entry| entry.names)
+            .copied()
+            .collect(),
+        None => {
+            let top = TOP.iter().flat_map(|entry| entry.names).copied();
+            top.chain(GROUPS.iter().map(|group| group.name)).collect()
+        }
+    };
+    let nearest = names
+        .into_iter()
+        .map(|known| (distance(known, name), known))
+        .min();
+    // A third of the letters may be wrong: more is another word.
+    let nearest = nearest.filter(|(distance, known)| *distance * 3 <= known.len().max(3));
+    arguments::unknown_command(group_name, name, nearest.map(|(_, known)| known))
+}
+
+/// How many letters have to be changed, added or removed to get from one word to the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_parser_without_contradictions() {
+        whole().debug_assert();
+    }
+
+    #[test]
+    fn a_misspelt_name_finds_its_neighbour() {
+        assert_eq!(
+            (
+                distance("run", "run"),
+                distance("run", "rnu"),
+                distance("", "ab")
+            ),
+            (0, 2, 2)
+        );
+        assert!(
+            unknown("", "imags")
+                .message
+                .contains("Did you mean 'hull images'?")
+        );
+        assert!(!unknown("", "xyzzy").message.contains("Did you mean"));
+    }
+}

@@ -1,0 +1,142 @@
+//! `hull version`.
+
+use super::failure::Failure;
+use super::session::{Session, print, print_line};
+use super::template::Template;
+use super::value::Value;
+use super::{Command, format};
+use crate::client::API_VERSION_MAX;
+
+/// What `hull --version` prints.
+pub(crate) fn one_line() -> String {
+    format!("Hull version {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// `hull version`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Version {
+    /// Format output using a custom template: 'json' or a Go template
+    #[arg(long, short, value_name = "string")]
+    format: Option<String>,
+}
+
+impl Command for Version {
+    const USAGE: &str = "[OPTIONS]";
+    const ABOUT: &str = "Show the Docker version information";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let template = match self.format.as_deref() {
+            None | Some("" | "json") => None,
+            Some(text) => Some(Template::parse(text).map_err(|error| {
+                Failure::new(format!("template parsing error: {error}")).with_code(64)
+            })?),
+        };
+        // A server that is away is told after what is known without it.
+        let (server, failure, api) = match ask(session).await {
+            Ok((server, api)) => (Some(server), None, api),
+            Err(failure) => (None, Some(failure), API_VERSION_MAX.to_string()),
+        };
+        let client = client(&api);
+        match (template, self.format.as_deref()) {
+            (None, None | Some("")) => print(&table(&client, server.as_ref()))?,
+            (template, _) => {
+                let both = Value::Object(vec![
+                    ("Client".to_owned(), client),
+                    ("Server".to_owned(), server.unwrap_or(Value::Null)),
+                ]);
+                match template {
+                    Some(template) => {
+                        let text = template.execute(&both).map_err(|error| {
+                            Failure::new(format!("failed to execute template: {error}"))
+                        })?;
+                        print_line(&text)?;
+                    }
+                    None => print_line(&both.to_json())?,
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+async fn ask(session: &Session) -> Result<(Value, String), Failure> {
+    let client = session.client().await?;
+    let server = client.get("/version").receive().await?;
+    Ok((server, client.version().await?.to_string()))
+}
+
+fn client(api: &str) -> Value {
+    let text = |text: &str| Value::String(text.to_owned());
+    let members = [
+        ("Version", text(env!("CARGO_PKG_VERSION"))),
+        ("ApiVersion", text(api)),
+        ("DefaultAPIVersion", text(&API_VERSION_MAX.to_string())),
+        ("GitCommit", text(option_env!("HULL_COMMIT").unwrap_or(""))),
+        ("GoVersion", text("")),
+        ("Os", text("linux")),
+        ("Arch", text(architecture())),
+        ("BuildTime", text("")),
+        ("Context", text("default")),
+    ];
+    Value::Object(
+        members
+            .map(|(name, value)| (name.to_owned(), value))
+            .to_vec(),
+    )
+}
+
+/// This machine's architecture in the words of Go.
+pub(crate) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn table(client: &Value, server: Option<&Value>) -> String {
+    let mut lines = vec![
+        "Client:".to_owned(),
+        format!(" Version:\t{}", client.text(&["Version"])),
+        format!(" API version:\t{}", client.text(&["ApiVersion"])),
+        format!(" OS/Arch:\tlinux/{}", architecture()),
+        format!(" Context:\t{}", client.text(&["Context"])),
+    ];
+    let Some(server) = server else {
+        return format::align(&lines, 18);
+    };
+    lines.push(String::new());
+    match server.text(&["Platform", "Name"]) {
+        "" => lines.push("Server:".to_owned()),
+        name => lines.push(format!("Server: {name}")),
+    }
+    for component in server.items(&["Components"]) {
+        lines.push(format!(" {}:", component.text(&["Name"])));
+        lines.push(format!("  Version:\t{}", component.text(&["Version"])));
+        let details = |name: &str| component.text(&["Details", name]);
+        if component.text(&["Name"]) == "Engine" {
+            let minimum = details("MinAPIVersion");
+            let api = details("ApiVersion");
+            lines.push(format!("  API version:\t{api} (minimum version {minimum})"));
+            for (title, name) in [("Go version", "GoVersion"), ("Git commit", "GitCommit")] {
+                lines.push(format!("  {title}:\t{}", details(name)));
+            }
+            lines.push(format!("  Built:\t{}", build_time(details("BuildTime"))));
+            lines.push(format!("  OS/Arch:\t{}/{}", details("Os"), details("Arch")));
+            lines.push(format!("  Experimental:\t{}", details("Experimental")));
+            continue;
+        }
+        for (name, value) in component.members(&["Details"]) {
+            lines.push(format!("  {name}:\t{}", value.as_str().unwrap_or_default()));
+        }
+    }
+    format::align(&lines, 18)
+}
+
+/// A time as Go's `time.ANSIC` writes it.
+fn build_time(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => time.strftime("%a %b %e %H:%M:%S %Y").to_string(),
+        Err(_) => text.to_owned(),
+    }
+}
