@@ -393,7 +393,7 @@ impl<'a> Foreign<'a> {
             let mine = |rule: &&InstalledRule| rule.comment.starts_with(&format!("{}:", self.tag));
             lines.extend(table.rules.iter().filter(mine).map(|rule| {
                 format!(
-                    "nftables {} {name} {}: accept {}",
+                    "nftables {} {name} {}: accept  # {}",
                     family.word(),
                     rule.chain,
                     rule.comment
@@ -402,11 +402,13 @@ impl<'a> Foreign<'a> {
         }
         if legacy_in_use() {
             let old = LegacyTable::parse(&self.legacy(&["-S"])?, self.tag);
-            lines.extend(
-                old.mine
-                    .iter()
-                    .map(|(_, rule)| format!("iptables-legacy {FORWARD}: {rule} accept")),
-            );
+            for (_, rule) in &old.mine {
+                let bridge = rule.rsplit(' ').next().unwrap_or_default();
+                lines.push(format!(
+                    "iptables-legacy {FORWARD}: {rule} accept  # {}:{bridge}",
+                    self.tag
+                ));
+            }
         }
         Ok(lines)
     }

@@ -6,6 +6,7 @@
 #![expect(
     clippy::disallowed_methods,
     clippy::panic,
+    clippy::unwrap_used,
     reason = "a test starts programs and fails by panicking"
 )]
 
@@ -671,11 +672,11 @@ fn a_drop_chain_of_plain_nftables_is_told_to_accept() {
     run_words("nft add table inet site");
     run(&[
         "nft",
-        "add chain inet site fwd { type filter hook forward priority 10; policy drop; }",
+        "add chain inet site passing { type filter hook forward priority 10; policy drop; }",
     ]);
     run(&[
         "nft",
-        "add rule inet site fwd ip saddr 10.99.0.1 drop comment \"of the site\"",
+        "add rule inet site passing ip saddr 10.99.0.1 drop comment \"of the site\"",
     ]);
     let foreign = run_words("nft list table inet site");
     host.networks.ensure(&[host.default_bridge()]).unwrap();

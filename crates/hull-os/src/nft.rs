@@ -63,6 +63,7 @@ const SET_KEY_BYTES: u16 = 5;
 const SET_DATA_TYPE: u16 = 6;
 const SET_DATA_BYTES: u16 = 7;
 const SET_ID: u16 = 10;
+const SET_USERDATA: u16 = 13;
 const ELEMENTS_TABLE: u16 = 1;
 const ELEMENTS_SET: u16 = 2;
 const ELEMENTS: u16 = 3;
@@ -76,6 +77,12 @@ const SET_FLAG_MAP: u32 = 8;
 const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;
 /// Type of a comment in the user data of a rule, as nft and iptables write it.
 const USERDATA_COMMENT: u8 = 0;
+/// User data of a set that lets `nft` show texts as texts and not as large numbers: item 0, four
+/// bytes, 1 for the byte order of the host.
+const KEY_IN_HOST_ORDER: [u8; 6] = {
+    let [a, b, c, d] = 1u32.to_ne_bytes();
+    [0, 4, a, b, c, d]
+};
 /// Bytes of a comment, with its terminating zero: nft shows no more.
 pub const COMMENT_BYTES_MAX: usize = 128;
 /// Bytes that a link's name takes in a set's key.
@@ -302,6 +309,7 @@ impl Transaction {
         .attribute_be32(SET_KEY_TYPE, key.type_number())
         .attribute_be32(SET_KEY_BYTES, key.bytes() as u32)
         .attribute_be32(SET_ID, id)
+        .attribute(SET_USERDATA, &KEY_IN_HOST_ORDER)
     }
 
     /// Adds elements to a set (no verdict) or to a verdict map.
@@ -660,4 +668,227 @@ fn network_bytes(address: IpAddr, prefix_length: u8) -> (Vec<u8>, Vec<u8>) {
         .zip(&mask)
         .for_each(|(byte, mask)| *byte &= mask);
     (bytes, mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        BaseChain, Ends, Family, Hook, Key, Nftables, Place, Rule, Transaction, Verdict, link_key,
+    };
+    use crate::netlink::tests::in_own_netns;
+
+    const FORWARD: BaseChain = BaseChain {
+        name: "forward",
+        kind: "filter",
+        hook: Hook::Forward,
+        priority: 0,
+    };
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nft is the judge of what we wrote"
+    )]
+    fn nft(arguments: &[&str]) -> String {
+        let output = std::process::Command::new("nft")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn open() -> Nftables {
+        Nftables::open(Duration::from_secs(5)).unwrap()
+    }
+
+    fn table() -> Transaction {
+        let mut all = Transaction::new();
+        all.add_table(Family::Inet, "t");
+        all.add_base_chain(Family::Inet, "t", FORWARD);
+        all
+    }
+
+    /// What `nft` shows of a rule.
+    fn check(rule: Rule, expected: &str) {
+        let expected = expected.to_owned();
+        in_own_netns(move || {
+            let mut all = table();
+            all.add_set(Family::Inet, "t", "s", Key::Link);
+            all.add_chain(Family::Inet, "t", "other");
+            let nat = BaseChain {
+                name: "nat",
+                kind: "nat",
+                hook: Hook::Prerouting,
+                priority: -100,
+            };
+            all.add_base_chain(Family::Inet, "t", nat);
+            all.add_rule(Family::Inet, "t", &rule, Place::End);
+            open().commit(all).unwrap();
+            let shown = nft(&["list", "chain", "inet", "t", rule.chain()]);
+            let line = shown.lines().nth(3).unwrap().trim();
+            assert_eq!(line, expected);
+        });
+    }
+
+    #[test]
+    fn rules_read_as_nft_writes_them() {
+        let rule = || Rule::new("forward", "");
+        check(
+            rule().from_link("a").to_link("b").verdict(Verdict::Drop),
+            "iifname \"a\" oifname \"b\" drop",
+        );
+        check(
+            rule().not_to_link("b").counted(),
+            "oifname != \"b\" counter packets 0 bytes 0",
+        );
+        check(
+            rule().to_link_not_in("s").verdict(Verdict::Return),
+            "oifname != @s return",
+        );
+        check(
+            rule()
+                .from_network([10, 1, 2, 0].into(), 23)
+                .verdict(Verdict::Accept),
+            "ip saddr 10.1.2.0/23 accept",
+        );
+        check(
+            rule()
+                .to_network("fd00::".parse().unwrap(), 64)
+                .verdict(Verdict::Accept),
+            "ip6 daddr fd00::/64 accept",
+        );
+        check(
+            rule()
+                .to_port(6, 443)
+                .verdict(Verdict::Jump("other".to_owned())),
+            "tcp dport 443 jump other",
+        );
+        check(
+            rule().of_known_connection().verdict(Verdict::Accept),
+            "ct state established,related accept",
+        );
+        check(
+            rule().of_published_port().verdict(Verdict::Accept),
+            "ct status dnat accept",
+        );
+        check(
+            Rule::new("nat", "port")
+                .to_local_address()
+                .to_port(17, 53)
+                .dnat([10, 0, 0, 2].into(), Some(5353)),
+            "fib daddr type local udp dport 53 dnat ip to 10.0.0.2:5353 comment \"port\"",
+        );
+        check(
+            Rule::new("nat", "")
+                .from_link("a")
+                .dnat([10, 0, 0, 2].into(), None),
+            "iifname \"a\" dnat ip to 10.0.0.2",
+        );
+    }
+
+    #[test]
+    fn a_refused_transaction_changes_nothing_and_names_the_request() {
+        in_own_netns(|| {
+            let mut nft_tables = open();
+            let mut all = table();
+            all.add_rule(Family::Inet, "t", &Rule::new("absent", "why"), Place::End);
+            let error = nft_tables.commit(all).unwrap_err();
+            assert_eq!((error.errno(), error.index), (libc::ENOENT, 3), "{error}");
+            assert!(error.what.contains("absent"), "{error}");
+            assert_eq!(nft(&["list", "ruleset"]), "");
+            nft_tables.commit(table()).unwrap();
+            assert_eq!(nft_tables.chains().unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn elements_come_and_go() {
+        in_own_netns(|| {
+            let (mut nft_tables, inet) = (open(), Family::Inet);
+            let mut all = table();
+            all.add_set(inet, "t", "s", Key::Link);
+            let keys = |names: &[&str]| -> Vec<_> {
+                names.iter().map(|name| (link_key(&[name]), None)).collect()
+            };
+            all.add_elements(inet, "t", "s", &keys(&["a", "b", "c"]));
+            nft_tables.commit(all).unwrap();
+            let mut change = Transaction::new();
+            change.delete_elements(inet, "t", "s", &[link_key(&["b"])]);
+            nft_tables.commit(change).unwrap();
+            let mut left = nft_tables.link_elements(inet, "t", "s").unwrap();
+            left.sort();
+            assert_eq!(left, [["a"], ["c"]]);
+            let mut change = Transaction::new();
+            change.flush_elements(inet, "t", "s");
+            nft_tables.commit(change).unwrap();
+            assert_eq!(nft_tables.link_elements(inet, "t", "s").unwrap().len(), 0);
+            assert_eq!(
+                nft_tables.link_elements(inet, "absent", "s").unwrap().len(),
+                0
+            );
+        });
+    }
+
+    #[test]
+    fn rules_of_others_tell_where_packets_end() {
+        in_own_netns(|| {
+            nft(&[
+                "add table inet f; add chain inet f c { type filter hook forward priority 5; policy drop; }; add chain inet f d;",
+            ]);
+            for rule in [
+                "ip saddr 10.0.0.1 drop",
+                "counter drop",
+                "reject",
+                "jump d",
+                "goto d",
+                "accept",
+                "counter",
+                "return",
+            ] {
+                nft(&["add", "rule", "inet", "f", "c", rule]);
+            }
+            let mut nft_tables = open();
+            let chains = nft_tables.chains().unwrap();
+            let chain = chains.iter().find(|chain| chain.name == "c").unwrap();
+            assert!(chain.is_forward() && chain.policy_drops, "{chain:?}");
+            let rules = nft_tables.rules(Family::Inet, "f").unwrap();
+            let ends: Vec<_> = rules.iter().map(|rule| rule.ends.clone()).collect();
+            let to = |for_good| Some(Ends::In("d".to_owned(), for_good));
+            let drop = || Some(Ends::Drop);
+            let expected = [
+                None,
+                drop(),
+                drop(),
+                to(false),
+                to(true),
+                Some(Ends::Accept),
+                None,
+                Some(Ends::Return),
+            ];
+            assert_eq!(ends, expected);
+        });
+    }
+
+    #[test]
+    fn a_large_transaction_goes_through() {
+        in_own_netns(|| {
+            let mut all = table();
+            all.add_set(Family::Inet, "t", "s", Key::Link);
+            let names: Vec<_> = (0..5_000).map(|number| format!("link{number}")).collect();
+            for part in names.chunks(500) {
+                let elements: Vec<_> = part.iter().map(|n| (link_key(&[n]), None)).collect();
+                all.add_elements(Family::Inet, "t", "s", &elements);
+            }
+            let mut nft_tables = open();
+            nft_tables.commit(all).unwrap();
+            let found = nft_tables.link_elements(Family::Inet, "t", "s").unwrap();
+            assert_eq!(found.len(), 5_000);
+        });
+    }
 }

@@ -180,6 +180,9 @@ impl Socket {
             detail,
             cause,
         };
+        if messages(part).next().is_none() {
+            return Err(fail(0, String::new(), io::ErrorKind::InvalidInput.into()));
+        }
         self.send(part)
             .map_err(|cause| fail(0, String::new(), cause))?;
         let mut buffer = [0u8; ANSWER_BYTES_MAX];
@@ -370,5 +373,185 @@ fn check(result: i32) -> io::Result<i32> {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::net::IpAddr;
+    use std::os::fd::AsRawFd as _;
+    use std::time::Duration;
+
+    use super::{Batch, Bridge, LinkChange, NETNS_FD_UNKNOWN, Socket, Veth};
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// Runs a test on a thread with a network namespace of its own, which ends with it.
+    pub(crate) fn in_own_netns(test: impl FnOnce() + Send + 'static) {
+        let ran = std::thread::spawn(|| {
+            // SAFETY: one integer; this thread alone gets another network namespace.
+            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                eprintln!("skipped: network namespaces need root");
+                return;
+            }
+            test();
+        });
+        ran.join().unwrap();
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn links_addresses_and_routes_read_back() {
+        in_own_netns(|| {
+            let mut socket = Socket::route(TIMEOUT).unwrap();
+            let mut batch = Batch::new();
+            let mac = [2, 0x42, 10, 0, 0, 1];
+            batch.create_bridge(&Bridge {
+                name: "br0",
+                mac,
+                mtu: 1400,
+            });
+            let up = LinkChange {
+                up: Some(true),
+                alias: Some("of a test"),
+                ..Default::default()
+            };
+            batch.set_link("br0", &up).find_link("br0");
+            batch
+                .add_address(0, ip("10.0.0.1"), 24)
+                .add_address(0, ip("fd00::1"), 64);
+            batch.add_route(None, ip("10.0.0.2"));
+            batch.add_route(Some((ip("10.9.0.0"), 16)), ip("10.0.0.3"));
+            socket.execute(batch.as_bytes()).unwrap();
+
+            let link = socket.link("br0").unwrap().unwrap();
+            assert_eq!(
+                (link.kind.as_str(), link.mtu, link.up),
+                ("bridge", 1400, true)
+            );
+            assert_eq!(
+                (link.alias.as_str(), link.mac.as_slice()),
+                ("of a test", &mac[..])
+            );
+            assert_eq!(socket.links().unwrap().len(), 2, "loopback and bridge");
+            assert_eq!(socket.link("absent").unwrap(), None);
+            let addresses = socket.addresses().unwrap();
+            let of_bridge = |text| {
+                addresses
+                    .iter()
+                    .any(|a| a.address == ip(text) && a.index == link.index)
+            };
+            assert!(
+                of_bridge("10.0.0.1") && of_bridge("fd00::1"),
+                "{addresses:?}"
+            );
+            let routes = socket.routes().unwrap();
+            let over = |gateway| {
+                routes
+                    .iter()
+                    .find(|r| r.gateway == Some(ip(gateway)))
+                    .unwrap()
+            };
+            assert!(over("10.0.0.2").is_default());
+            assert_eq!(over("10.0.0.3").destination, ip("10.9.0.0"));
+
+            socket.delete_link("br0").unwrap();
+            socket.delete_link("br0").unwrap();
+            assert_eq!(socket.link("br0").unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn a_veth_peer_is_born_in_the_other_namespace() {
+        in_own_netns(|| {
+            let mut host = Socket::route(TIMEOUT).unwrap();
+            let (sent, received) = std::sync::mpsc::channel();
+            in_own_netns(move || {
+                let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+                sent.send((netns, Socket::route(TIMEOUT).unwrap())).unwrap();
+            });
+            let (netns, mut inside) = received.recv().unwrap();
+            let mut batch = Batch::new();
+            let peer_mac = [2, 0x42, 10, 0, 0, 2];
+            let at = batch.create_veth(&Veth {
+                name: "outer",
+                peer_name: "eth0",
+                peer_mac,
+                mtu: 1300,
+            }) as usize;
+            let mut bytes = batch.into_bytes();
+            assert_eq!(bytes[at..at + 4], NETNS_FD_UNKNOWN.to_ne_bytes());
+            bytes[at..at + 4].copy_from_slice(&netns.as_raw_fd().to_ne_bytes());
+            host.execute(&bytes).unwrap();
+            let eth0 = inside.link("eth0").unwrap().unwrap();
+            assert_eq!((eth0.mtu, eth0.mac.as_slice()), (1300, &peer_mac[..]));
+            assert_eq!(host.link("eth0").unwrap(), None);
+            assert_eq!(host.link("outer").unwrap().unwrap().mtu, 1300);
+        });
+    }
+
+    #[test]
+    fn an_error_says_which_request_failed_and_why() {
+        in_own_netns(|| {
+            let mut socket = Socket::route(TIMEOUT).unwrap();
+            let mut batch = Batch::new();
+            let up = LinkChange {
+                up: Some(true),
+                ..Default::default()
+            };
+            batch
+                .set_link("lo", &up)
+                .set_link("absent", &up)
+                .set_link("lo", &up);
+            let error = socket.execute(batch.as_bytes()).unwrap_err();
+            assert_eq!((error.index, error.errno()), (1, libc::ENODEV));
+            assert_eq!(error.to_string(), "netlink request 1 (change link absent)");
+
+            let mut batch = Batch::new();
+            batch.set_link("lo", &up).find_link("lo");
+            batch
+                .add_address(0, ip("10.0.0.1"), 24)
+                .add_route(None, ip("10.7.0.1"));
+            let error = socket.execute(batch.as_bytes()).unwrap_err();
+            assert_eq!(
+                (error.index, error.errno()),
+                (3, libc::ENETUNREACH),
+                "{error}"
+            );
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("netlink request 3 (add route over 10.7.0.1: ")
+            );
+            socket
+                .execute(Batch::new().set_link("lo", &up).as_bytes())
+                .unwrap();
+        });
+    }
+
+    #[test]
+    fn a_batch_larger_than_one_send_goes_through() {
+        in_own_netns(|| {
+            let mut socket = Socket::route(TIMEOUT).unwrap();
+            let mut batch = Batch::new();
+            for low in 0..=255u8 {
+                batch.add_address(1, [127, 1, 0, low].into(), 32);
+            }
+            socket.execute(batch.as_bytes()).unwrap();
+            assert_eq!(socket.addresses().unwrap().len(), 256);
+        });
+    }
+
+    #[test]
+    fn bytes_that_are_no_request_are_refused() {
+        in_own_netns(|| {
+            let mut socket = Socket::route(Duration::from_millis(200)).unwrap();
+            for bytes in [&[1u8, 2, 3][..], &[0; 40], &[255; 40]] {
+                assert!(socket.execute(bytes).is_err(), "{bytes:?}");
+            }
+        });
     }
 }

@@ -22,6 +22,8 @@ const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 /// Offset in a message of the link's number, the same for links and addresses.
@@ -68,9 +70,8 @@ pub struct LinkChange<'a> {
     pub link_local: Option<bool>,
 }
 
-fn link_fixed(family: i32, flags: u32, change: u32) -> [u8; LINK_BYTES] {
+fn link_fixed(flags: u32, change: u32) -> [u8; LINK_BYTES] {
     let mut fixed = [0; LINK_BYTES];
-    fixed[0] = family as u8;
     fixed[8..12].copy_from_slice(&flags.to_ne_bytes());
     fixed[12..16].copy_from_slice(&change.to_ne_bytes());
     fixed
@@ -99,7 +100,7 @@ impl Batch {
         self.begin(
             libc::RTM_NEWLINK,
             ACK | CREATE | EXCLUSIVE,
-            &link_fixed(0, 0, 0),
+            &link_fixed(0, 0),
         )
         .attribute_text(libc::IFLA_IFNAME, veth.name)
         .attribute_u32(libc::IFLA_MTU, veth.mtu)
@@ -108,7 +109,7 @@ impl Batch {
                 libc::IFLA_INFO_DATA,
                 |data| {
                     data.nested(VETH_INFO_PEER, |peer| {
-                        peer.put(&link_fixed(0, 0, 0));
+                        peer.put(&link_fixed(0, 0));
                         peer.attribute_text(libc::IFLA_IFNAME, veth.peer_name)
                             .attribute(libc::IFLA_ADDRESS, &veth.peer_mac)
                             .attribute_u32(libc::IFLA_MTU, veth.mtu)
@@ -126,7 +127,7 @@ impl Batch {
         self.begin(
             libc::RTM_NEWLINK,
             ACK | CREATE | EXCLUSIVE,
-            &link_fixed(0, 0, 0),
+            &link_fixed(0, 0),
         )
         .attribute_text(libc::IFLA_IFNAME, bridge.name)
         .attribute(libc::IFLA_ADDRESS, &bridge.mac)
@@ -147,9 +148,9 @@ impl Batch {
     pub fn set_link(&mut self, name: &str, change: &LinkChange<'_>) -> &mut Self {
         let up = libc::IFF_UP as u32;
         let fixed = match change.up {
-            None => link_fixed(0, 0, 0),
-            Some(true) => link_fixed(0, up, up),
-            Some(false) => link_fixed(0, 0, up),
+            None => link_fixed(0, 0),
+            Some(true) => link_fixed(up, up),
+            Some(false) => link_fixed(0, up),
         };
         self.begin(libc::RTM_NEWLINK, ACK, &fixed)
             .attribute_text(libc::IFLA_IFNAME, name);
@@ -175,22 +176,27 @@ impl Batch {
 
     /// Forbids a port of a bridge to reach other ports that are forbidden the same.
     pub fn isolate_port(&mut self, name: &str) -> &mut Self {
-        self.begin(libc::RTM_SETLINK, ACK, &link_fixed(libc::AF_BRIDGE, 0, 0))
+        self.begin(libc::RTM_NEWLINK, ACK, &link_fixed(0, 0))
             .attribute_text(libc::IFLA_IFNAME, name)
-            .nested(libc::IFLA_PROTINFO, |port| {
-                port.attribute_u8(IFLA_BRPORT_ISOLATED, 1);
+            .nested(libc::IFLA_LINKINFO, |info| {
+                info.attribute_text(IFLA_INFO_SLAVE_KIND, "bridge").nested(
+                    IFLA_INFO_SLAVE_DATA,
+                    |port| {
+                        port.attribute_u8(IFLA_BRPORT_ISOLATED, 1);
+                    },
+                );
             })
     }
 
     /// Removes a link, and its peer where it has one.
     pub fn delete_link(&mut self, name: &str) -> &mut Self {
-        self.begin(libc::RTM_DELLINK, ACK, &link_fixed(0, 0, 0))
+        self.begin(libc::RTM_DELLINK, ACK, &link_fixed(0, 0))
             .attribute_text(libc::IFLA_IFNAME, name)
     }
 
     /// Finds a link: address requests for link 0 that follow in this batch are meant for it.
     pub fn find_link(&mut self, name: &str) -> &mut Self {
-        self.begin(libc::RTM_GETLINK, ACK, &link_fixed(0, 0, 0))
+        self.begin(libc::RTM_GETLINK, ACK, &link_fixed(0, 0))
             .attribute_text(libc::IFLA_IFNAME, name)
             .attribute_u32(libc::IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
     }
@@ -263,7 +269,7 @@ pub(super) fn send_part(batch: &[u8], requests_max: usize) -> (usize, usize) {
             break;
         }
     }
-    // Bytes that are no message go to the kernel as they are; it says what is wrong with them.
+    // Bytes that are no message are left to the sender to refuse.
     if count == 0 {
         (batch.len(), 1)
     } else {
@@ -288,7 +294,7 @@ pub(super) fn describe(message: &Message<'_>) -> String {
     let create = message.flags & CREATE != 0;
     let verb = match message.kind {
         libc::RTM_NEWLINK if create => "create link",
-        libc::RTM_NEWLINK | libc::RTM_SETLINK => "change link",
+        libc::RTM_NEWLINK => "change link",
         libc::RTM_DELLINK => "remove link",
         libc::RTM_GETLINK => "find link",
         libc::RTM_NEWADDR => "add address",
@@ -297,7 +303,7 @@ pub(super) fn describe(message: &Message<'_>) -> String {
         _ => "unknown request",
     };
     let subject = match message.kind {
-        libc::RTM_NEWLINK | libc::RTM_SETLINK | libc::RTM_DELLINK | libc::RTM_GETLINK => {
+        libc::RTM_NEWLINK | libc::RTM_DELLINK | libc::RTM_GETLINK => {
             let attributes = message.body.get(LINK_BYTES..).unwrap_or_default();
             attribute(attributes, libc::IFLA_IFNAME).map(text)
         }
