@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! docker load, pull, import -> ingest_layer -> blobs/sha256/<hex>      the stream as it came
-//!                                           -> layers/<hex>.erofs      what LayerMounts mounts, once per host
+//!                                           -> layers/<hex>.erofs      mounted once per host
 //! ```
 //!
 //! Everything is immutable and named by its digest; what a name promises was checked before the
-//! name was given. This crate knows no registry and keeps no table of images or
-//! tags: it turns streams into files, files into mounts ([`LayerMounts`]) and documents into
-//! values. All functions block.
+//! name was given. This crate knows no registry and keeps no table of images or tags: it turns
+//! streams into files, files into mounts ([`LayerMounts`]) and documents into values. All functions
+//! block.
 
 #![forbid(unsafe_code)]
 
@@ -21,9 +21,11 @@ mod error;
 mod layer;
 mod mounts;
 mod store;
+mod verify;
 
 pub use content::{Blob, BlobWriter, Expected, Hasher};
 pub use error::{Error, Result};
 pub use layer::{Compression, EntryFault, IngestOptions, LAYER_BYTES_MAX, Layer, PATH_BYTES_MAX};
 pub use mounts::{Backing, LayerMounts, MountError, Mounted};
 pub use store::Store;
+pub use verify::Difference;

@@ -112,7 +112,10 @@ impl LayerMounts {
     /// When the folder cannot be made or read.
     pub fn open(run_dir: &Path) -> Result<Self, MountError> {
         let directory = run_dir.join("l");
-        let prepare = |cause| MountError::Prepare { path: directory.clone(), cause };
+        let prepare = |cause| MountError::Prepare {
+            path: directory.clone(),
+            cause,
+        };
         fs::create_dir_all(&directory).map_err(prepare)?;
         let mut table = Table::default();
         for entry in fs::read_dir(&directory).map_err(prepare)?.flatten() {
@@ -126,7 +129,10 @@ impl LayerMounts {
                 None => forget(&directory, &number.to_string()),
             }
         }
-        Ok(Self { directory, table: Mutex::new(table) })
+        Ok(Self {
+            directory,
+            table: Mutex::new(table),
+        })
     }
 
     /// The folder in which the mounts have their names.
@@ -150,13 +156,19 @@ impl LayerMounts {
         }
         let name = table.next.to_string();
         let target = self.directory.join(&name);
-        let prepare = |cause| MountError::Prepare { path: target.clone(), cause };
+        let prepare = |cause| MountError::Prepare {
+            path: target.clone(),
+            cause,
+        };
         fs::write(self.directory.join(format!("{name}.id")), layer.hex()).map_err(prepare)?;
         fs::create_dir_all(&target).map_err(prepare)?;
         table.next += 1;
         match self.mount_any(&mut table, layer, image, &target) {
             Ok(root) => {
-                let mounted = Mounted { root: Arc::new(root), name };
+                let mounted = Mounted {
+                    root: Arc::new(root),
+                    name,
+                };
                 table.mounted.insert(*layer, mounted.clone());
                 Ok(mounted)
             }
@@ -218,7 +230,11 @@ impl LayerMounts {
                 }
             }
         }
-        Err(MountError::Mount { layer: *layer, tried, cause })
+        Err(MountError::Mount {
+            layer: *layer,
+            tried,
+            cause,
+        })
     }
 }
 
@@ -254,7 +270,13 @@ fn adopt(directory: &Path, number: u32) -> Option<(Digest, Mounted)> {
     let is_mount = target.metadata().ok()?.dev() != directory.metadata().ok()?.dev();
     let path = CString::new(target.as_os_str().as_bytes()).ok()?;
     let root = mount::open_directory(&path).ok().filter(|_| is_mount)?;
-    Some((layer, Mounted { root: Arc::new(root), name }))
+    Some((
+        layer,
+        Mounted {
+            root: Arc::new(root),
+            name,
+        },
+    ))
 }
 
 /// Unmounts and removes one name; what cannot be removed is tried again at the next start.
@@ -268,4 +290,3 @@ fn forget(directory: &Path, name: &str) {
         drop(fs::remove_file(directory.join(format!("{name}.id"))));
     }
 }
-

@@ -3,8 +3,8 @@
 //!
 //! What a file in the archive is turns out only when its manifest comes, often last. So whatever
 //! starts like a tar, compressed or not, is made a layer at once, and everything small is kept in
-//! memory as a document. What no image needs in the end stays in the store until the next
-//! [`Store::sweep`]: it cannot be removed here, because another load may just have found it.
+//! memory as a document. What no image needs in the end stays in the store until the engine's next
+//! sweep: it cannot be removed here, because another load may just have found it.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};
@@ -92,7 +92,7 @@ impl Store {
     ///
     /// # Errors
     /// `InvalidArgument` when the archive is malformed or its parts are not what their names and
-    /// digests promise. Layers that came before the fault stay until the next sweep.
+    /// digests promise. Layers that came before the fault stay until the engine's next sweep.
     pub fn load(
         &self,
         stream: impl Read + Send,
