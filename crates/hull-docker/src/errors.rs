@@ -123,7 +123,11 @@ fn sentence(error: &EngineError) -> String {
         EngineError::BeingRemoved(id) => {
             format!("removal of container {id} is already in progress")
         }
-        EngineError::StartFailed { text, .. } => text.clone(),
+        // Clients look for runc's words in here, and Docker's way to them is part of the sentence.
+        EngineError::StartFailed { text, .. } => format!(
+            "failed to create task for container: failed to create shim task: OCI runtime create \
+             failed: runc create failed: unable to start container process: {text}: unknown"
+        ),
         EngineError::ImageInUse {
             image,
             container,
@@ -144,6 +148,7 @@ fn sentence(error: &EngineError) -> String {
         | EngineError::Invalid(_)
         | EngineError::Unsupported(_)
         | EngineError::Unavailable(_)
+        | EngineError::WrongState(_)
         | EngineError::Step { .. } => error.chain(),
     }
 }

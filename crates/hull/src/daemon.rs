@@ -1,14 +1,242 @@
-//! The daemon's start-up.
+//! The daemon's start-up: from options to an engine that listens, and its orderly end.
+//!
+//! Its end is not that of its containers: SIGTERM closes the sockets, nothing more. The next
+//! daemon finds them again.
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use hull_docker::{Listener, ServeConfig};
+use hull_engine::{BridgeConfig, Engine, EngineConfig};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::DaemonOptions;
 
+/// Where clients look when nobody says otherwise.
+const HOST_DEFAULT: &str = "unix:///run/hull/hull.sock";
+/// Threads for blocking work: the pools of the engine have fewer places, this is their sum and
+/// some for the runtime's own.
+const BLOCKING_THREADS_MAX: usize = 16;
+/// Groups whose members may use the socket, the first that exists.
+const SOCKET_GROUPS: [&str; 2] = ["hull", "docker"];
+
 /// Runs the daemon until it is asked to end.
 pub(crate) fn run(options: DaemonOptions) -> ExitCode {
-    for warning in options.warnings() {
-        eprintln!("hull: {warning}");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("hull")
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(serve(options)),
+        Err(error) => Err(format!("start the runtime: {error}")),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            tracing::error!("{text}");
+            ExitCode::FAILURE
+        }
     }
-    eprintln!("hull: the daemon is not there yet");
-    ExitCode::FAILURE
+}
+
+/// What would be weaker than asked for is refused, not warned of.
+fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
+    let tls = &options.tls;
+    if tls.tls || tls.tlsverify || tls.tlscert.is_some() {
+        return Err("TLS is not there yet; use -H unix://, or tcp:// on loopback".to_owned());
+    }
+    if options.userns_remap.as_deref().is_some_and(|remap| !remap.is_empty()) {
+        return Err("--userns-remap is not there yet; leave it out".to_owned());
+    }
+    Ok(())
+}
+
+async fn serve(options: DaemonOptions) -> Result<(), String> {
+    start_log(&options);
+    refuse_unsafe(&options)?;
+    for warning in options.warnings() {
+        tracing::warn!("{warning}");
+    }
+    if let Err(error) = hull_os::service::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let mut end = signal(SignalKind::terminate()).map_err(|e| format!("wait for signals: {e}"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|e| format!("wait for signals: {e}"))?;
+    // Without a handler the signal would end us; there is nothing to reload yet.
+    let _hangup = signal(SignalKind::hangup()).map_err(|e| format!("wait for signals: {e}"))?;
+    let engine = Engine::open(engine_config(&options)).await.map_err(|e| e.chain())?;
+    let mut sockets = Vec::new();
+    let mut listeners = Vec::new();
+    for host in hosts(&options) {
+        listeners.append(&mut listen(&host, options.group.as_deref(), &mut sockets).await?);
+    }
+    let pidfile = options.pidfile.clone();
+    if let Some(path) = &pidfile {
+        fs::write(path, std::process::id().to_string())
+            .map_err(|e| format!("write the pid file {}: {e}", path.display()))?;
+    }
+    notify_ready();
+    let asked = async move {
+        tokio::select! {
+            _ = end.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending; containers go on");
+    };
+    let served = hull_docker::serve(engine, listeners, serve_config(&options), asked).await;
+    for path in sockets.iter().chain(&pidfile) {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::debug!(%error, path = %path.display(), "not removed");
+        }
+    }
+    served.map_err(|error| error.to_string())
+}
+
+fn start_log(options: &DaemonOptions) {
+    let level = if options.debug { "debug" } else { options.log_level.as_str() };
+    let level = match level {
+        "fatal" | "panic" => "error",
+        other => other,
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HULL_LOG")
+        .or_else(|_| tracing_subscriber::EnvFilter::try_new(level))
+        .unwrap_or_default();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}
+
+fn engine_config(options: &DaemonOptions) -> EngineConfig {
+    let network = &options.network;
+    EngineConfig {
+        data_root: options.data_root.clone(),
+        run_root: options.exec_root.clone(),
+        shim_program: crate::shim::PROGRAM,
+        cgroup_parent: "hull".to_owned(),
+        init: options.init,
+        bridge: BridgeConfig {
+            disabled: network.bridge.as_deref() == Some("none"),
+            name: network.bridge.clone().filter(|name| name != "none").unwrap_or_default(),
+            address: network.bip.clone().unwrap_or_default(),
+            mtu: network.mtu.and_then(|mtu| u32::try_from(mtu).ok()).unwrap_or_default(),
+            hands_off: !network.iptables,
+        },
+    }
+}
+
+fn serve_config(options: &DaemonOptions) -> ServeConfig {
+    ServeConfig {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: options.label.clone(),
+        registry_mirrors: options.registry_mirror.clone(),
+        insecure_registries: options.insecure_registry.clone(),
+        debug: options.debug,
+        ..ServeConfig::default()
+    }
+}
+
+fn hosts(options: &DaemonOptions) -> Vec<String> {
+    if options.host.is_empty() {
+        vec![HOST_DEFAULT.to_owned()]
+    } else {
+        options.host.clone()
+    }
+}
+
+/// Binds what one `-H` names.
+async fn listen(
+    host: &str,
+    group: Option<&str>,
+    sockets: &mut Vec<PathBuf>,
+) -> Result<Vec<Listener>, String> {
+    if let Some(path) = host.strip_prefix("unix://") {
+        let path = PathBuf::from(path);
+        let listener = listen_unix(&path, group)
+            .await
+            .map_err(|error| format!("listen on {}: {error}", path.display()))?;
+        sockets.push(path);
+        return Ok(vec![Listener::Unix(listener)]);
+    }
+    if let Some(address) = host.strip_prefix("tcp://") {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| format!("listen on {address}: {error}"))?;
+        return Ok(vec![Listener::Tcp(listener)]);
+    }
+    if host.starts_with("fd://") {
+        return inherited().map_err(|error| format!("take the sockets of {host}: {error}"));
+    }
+    Err(format!("{host} is not a place to listen: use unix://PATH, tcp://ADDRESS:PORT or fd://"))
+}
+
+/// Sockets that systemd bound for us.
+fn inherited() -> io::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for socket in hull_os::service::activated()? {
+        let socket = std::os::unix::net::UnixListener::from(socket);
+        socket.set_nonblocking(true)?;
+        listeners.push(Listener::Unix(UnixListener::from_std(socket)?));
+    }
+    if listeners.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "no socket was passed; start the daemon by its socket unit, or use -H unix://PATH",
+        ));
+    }
+    Ok(listeners)
+}
+
+async fn listen_unix(path: &Path, group: Option<&str>) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if path.exists() {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another daemon answers there; stop it or choose another -H",
+            ));
+        }
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    if let Some(gid) = socket_group(group)? {
+        let uid = path.metadata()?.uid();
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))?;
+    }
+    Ok(listener)
+}
+
+fn socket_group(asked: Option<&str>) -> io::Result<Option<u32>> {
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let find = |name: &str| {
+        groups.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let id = fields.next().filter(|first| *first == name).and(fields.nth(1))?;
+            id.parse::<u32>().ok()
+        })
+    };
+    match asked {
+        Some("") => Ok(None),
+        Some(name) => match name.parse().ok().or_else(|| find(name)) {
+            Some(gid) => Ok(Some(gid)),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no group {name}"))),
+        },
+        None => Ok(SOCKET_GROUPS.iter().find_map(|name| find(name))),
+    }
+}
+
+/// Tells systemd that we answer.
+fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let sent = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to(b"READY=1", Path::new(&path)));
+    if let Err(error) = sent {
+        tracing::warn!(%error, "systemd was not told that the daemon is ready");
+    }
 }

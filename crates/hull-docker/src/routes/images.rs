@@ -6,7 +6,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 use hull_engine::api::{Image, ImageRemoval};
-use hull_engine::{EngineError, Progress};
+use hull_engine::EngineError;
+use hull_engine::api::{ImportRequest, Progress};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -174,10 +175,8 @@ pub(super) async fn create(call: Call) -> Answer {
     };
     let engine = call.engine().clone();
     let upload = Box::new(call.into_upload());
-    let id = engine
-        .images()
-        .import(upload, reference, changes, message, platform)
-        .await?;
+    let request = ImportRequest { reference, changes, message, platform };
+    let id = engine.images().import(upload, request).await?;
     let line = json_line(&Line {
         status: Some(id.to_string()),
         ..Line::default()

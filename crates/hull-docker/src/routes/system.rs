@@ -322,7 +322,6 @@ pub(super) async fn events(call: Call) -> Answer {
     };
     let (since, until) = (bound("since")?, bound("until")?);
     let (kept, live) = call.engine().events(since);
-    let kept: Vec<Arc<Happening>> = kept.into_iter().map(Arc::new).collect();
     let until = until.filter(|&until| until != 0);
     let left = until.map(|until| u64::try_from(until - now_ns).unwrap_or(0));
     let deadline = left.map(|ns| tokio::time::Instant::now() + Duration::from_nanos(ns));
