@@ -444,15 +444,59 @@ pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
+/// A descriptor to wait for, and what is ready after the wait.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct PollFd(libc::pollfd);
+
+impl PollFd {
+    /// There is something to read, or the end.
+    pub const READ: i16 = libc::POLLIN;
+    /// Something can be written.
+    pub const WRITE: i16 = libc::POLLOUT;
+    /// The other end is closed, in both directions; always waited for.
+    pub const HANG_UP: i16 = libc::POLLHUP | libc::POLLERR;
+
+    /// Waits for any of `events`.
+    pub fn new(fd: BorrowedFd<'_>, events: i16) -> PollFd {
+        PollFd(libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events,
+            revents: 0,
+        })
+    }
+
+    /// Waits for something to read.
+    pub fn readable(fd: BorrowedFd<'_>) -> PollFd {
+        PollFd::new(fd, PollFd::READ)
+    }
+
+    /// The number of the descriptor.
+    pub fn descriptor(&self) -> RawFd {
+        self.0.fd
+    }
+
+    /// What is ready.
+    pub fn ready(&self) -> i16 {
+        self.0.revents
+    }
+}
+
+impl std::fmt::Debug for PollFd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PollFd({}, {:#x})", self.0.fd, self.0.revents)
+    }
+}
+
 /// Waits until one of these is ready, or the time is over (`None`: without end).
 ///
 /// # Errors
 /// What the kernel says, except interruption, which is as if nothing were ready.
-pub fn poll(fds: &mut [libc::pollfd], timeout_ms: Option<u32>) -> io::Result<usize> {
+pub fn poll(fds: &mut [PollFd], timeout_ms: Option<u32>) -> io::Result<usize> {
     let timeout = timeout_ms.map_or(-1, |ms| c_int::try_from(ms).unwrap_or(c_int::MAX));
     let count = fds.len() as libc::nfds_t;
-    // SAFETY: the slice is valid for reads and writes of `count` structures.
-    match check(unsafe { libc::poll(fds.as_mut_ptr(), count, timeout) }.into()) {
+    // SAFETY: the slice is valid for reads and writes of `count` structures of that layout.
+    match check(unsafe { libc::poll(fds.as_mut_ptr().cast(), count, timeout) }.into()) {
         Ok(ready) => usize::try_from(ready).map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
         Err(error) => Err(error),

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::process::{check, own};
 
@@ -43,15 +43,24 @@ fn pair(kind: i32) -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// `AddrInUse` when the name is taken.
 pub fn listen(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    /// Connections that may wait to be accepted.
-    const BACKLOG: i32 = 8;
     let socket = message_socket(0)?;
     let (address, length) = address(dir, name)?;
     // SAFETY: the structure is valid for reads of the length.
     check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) }.into())?;
-    // SAFETY: integers only.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }.into())?;
+    listen_again(socket.as_fd())?;
     Ok(socket)
+}
+
+/// Makes this process the one that [`peer_pid`] of a connection names, for a listener that was
+/// made by another.
+///
+/// # Errors
+/// What the kernel says.
+pub fn listen_again(listener: BorrowedFd<'_>) -> io::Result<()> {
+    /// Connections that may wait to be accepted.
+    const BACKLOG: i32 = 8;
+    // SAFETY: integers only.
+    check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) }.into()).map(drop)
 }
 
 /// Connects to `name` in a directory.
@@ -255,7 +264,6 @@ pub fn close_writing(socket: BorrowedFd<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
 
     #[test]
     fn a_message_carries_its_descriptors() {

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use crate::process::{self, Ended, SignalSet};
+use crate::process::{self, Ended, PollFd, SignalSet};
 
 /// First descriptor number that a spawned program is given beyond the three standard ones.
 pub const FIRST_DESCRIPTOR: RawFd = 3;
@@ -154,11 +154,7 @@ fn collect(reader: BorrowedFd<'_>, deadline: Instant) -> io::Result<Vec<u8>> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-        let mut ready = [libc::pollfd {
-            fd: reader.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        }];
+        let mut ready = [PollFd::readable(reader)];
         if process::poll(&mut ready, Some(left_ms))? == 0 && left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }

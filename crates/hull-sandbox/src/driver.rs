@@ -7,23 +7,41 @@
 //!                    e.<id>      how an exec ended
 //! ```
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
+use hull_os::spawn::{Program, Spawn};
+use hull_os::{process, socket, spawn};
+use hull_plan::message::{self, Request};
 
 use crate::Exit;
+use crate::encode;
 use crate::error::Error;
-use crate::record::ExecExit;
+use crate::record::{self, ExecExit};
 use crate::shim::Shim;
 use crate::spec::{Attachment, ExecId, Spec};
+
+/// Name of the listening socket in a run directory.
+const SOCKET: &str = "shim.sock";
+/// Descriptors that every shim is given: plan, listener, connection, run directory.
+const GIVEN: usize = 4;
+/// How long a shim may take to say how it is.
+const STATUS_MS_MAX: u64 = 2_000;
 
 /// One per daemon.
 #[derive(Debug)]
 pub struct Driver {
     run_dir: PathBuf,
     program: OwnedFd,
+    null: OwnedFd,
+    /// Shims that we spawned and nobody has waited for: they stay zombies until then.
+    children: Mutex<Vec<OwnedFd>>,
 }
 
 /// What was found of a sandbox after a restart of the daemon.
@@ -53,10 +71,27 @@ impl Driver {
     ///
     /// # Errors
     /// When either cannot be made.
-    pub fn open(_run_dir: &Path, _shim_program: &'static [u8]) -> Result<Driver, Error> {
-        Err(Error::Open {
-            step: "open",
-            cause: std::io::ErrorKind::Unsupported.into(),
+    pub fn open(run_dir: &Path, shim_program: &'static [u8]) -> Result<Driver, Error> {
+        let failed = |step| move |cause| Error::Open { step, cause };
+        let run_dir = run_dir.join("s");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&run_dir)
+            .map_err(failed("create the run directory of shims"))?;
+        let program = process::sealed_copy(c"hull-shim", shim_program, true)
+            .map_err(failed("copy the shim program into memory"))?;
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(failed("open /dev/null"))?
+            .into();
+        Ok(Driver {
+            run_dir,
+            program,
+            null,
+            children: Mutex::default(),
         })
     }
 
@@ -65,49 +100,225 @@ impl Driver {
     ///
     /// # Errors
     /// When the plan cannot be encoded or the shim not be spawned; nothing is left then.
-    pub fn start(&self, _spec: &Spec, _attach: Vec<Attachment>) -> Result<Shim, Error> {
-        Err(Error::Open {
-            step: "open",
-            cause: std::io::ErrorKind::Unsupported.into(),
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the shim has copies; ours must be closed"
+    )]
+    pub fn start(&self, spec: &Spec, attach: Vec<Attachment>) -> Result<Shim, Error> {
+        self.reap();
+        let log_dir = open_log_dir(spec)?;
+        let encoded = encode::encode(spec, &attach, log_dir.as_ref(), GIVEN)?;
+        let dir = self.dir(&spec.id.short());
+        match self.spawn(&spec.id, &dir, &encoded) {
+            Ok(shim) => Ok(shim),
+            Err((step, cause)) => {
+                let _ = std::fs::remove_dir_all(&dir);
+                Err(Error::Step {
+                    step,
+                    id: spec.id.short(),
+                    cause,
+                })
+            }
+        }
+    }
+
+    fn spawn(
+        &self,
+        id: &SandboxId,
+        dir: &Path,
+        encoded: &encode::Encoded<'_>,
+    ) -> Result<Shim, (&'static str, io::Error)> {
+        let step = |step| move |cause| (step, cause);
+        let dir = make_run_dir(dir).map_err(step("create the run directory"))?;
+        let listener =
+            socket::listen(dir.as_fd(), SOCKET).map_err(step("listen for the next daemon"))?;
+        let (ours, theirs) = socket::message_pair().map_err(step("make a socket"))?;
+        process::set_nonblocking(ours.as_fd()).map_err(step("make a socket"))?;
+        let plan = process::sealed_copy(c"hull-plan", &encoded.plan, false)
+            .map_err(step("copy the plan"))?;
+        let mut descriptors: Vec<BorrowedFd<'_>> =
+            vec![plan.as_fd(), listener.as_fd(), theirs.as_fd(), dir.as_fd()];
+        debug_assert_eq!(descriptors.len(), GIVEN, "the plan counts on it");
+        descriptors.extend(&encoded.descriptors);
+        let child = spawn::spawn(&Spawn {
+            program: Program::Descriptor(self.program.as_fd()),
+            args: &[c"hull-shim"],
+            env: &[],
+            stdio: [self.null.as_fd(); 3],
+            descriptors: &descriptors,
         })
+        .map_err(step("spawn the shim"))?;
+        let copy = child.pidfd.try_clone().map_err(step("keep the shim"))?;
+        self.children
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(copy);
+        Ok(Shim::new(*id, ours, child.pidfd))
     }
 
     /// Finds a sandbox again.
     ///
     /// # Errors
     /// When its run directory cannot be read.
-    pub fn reattach(&self, _id: &SandboxId) -> Result<Found, Error> {
-        Ok(Found::Nothing)
+    pub fn reattach(&self, id: &SandboxId) -> Result<Found, Error> {
+        let short = id.short();
+        let dir = match File::open(self.dir(&short)) {
+            Ok(dir) => dir,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(cause) => {
+                return Err(Error::Step {
+                    step: "open the run directory",
+                    id: short,
+                    cause,
+                });
+            }
+        };
+        let socket = match socket::connect(dir.as_fd(), SOCKET) {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(Found::NoAnswer(
+                    "its shim accepts no connections".to_owned(),
+                ));
+            }
+            // Nobody listens: what it left behind is all there will be.
+            Err(_) => return self.recorded(id),
+        };
+        let peer = socket::peer_pid(socket.as_fd());
+        let Ok(pidfd) = peer.and_then(process::pidfd_open) else {
+            return self.recorded(id);
+        };
+        let mut shim = Shim::new(*id, socket, pidfd);
+        let hello = Request::Hello {
+            version: hull_plan::VERSION,
+        };
+        if shim.send(&hello, &[]).is_err() {
+            return self.recorded(id);
+        }
+        let deadline = Instant::now() + Duration::from_millis(STATUS_MS_MAX);
+        loop {
+            wait_readable(shim.as_fd(), deadline);
+            let received = shim.receive()?;
+            if shim.is_gone() {
+                wait_ended(&shim, deadline);
+                return self.recorded(id);
+            }
+            if received && let Some(status) = status_of(&mut shim) {
+                return Ok(Found::Alive(shim, status));
+            }
+            if Instant::now() >= deadline {
+                return Ok(Found::NoAnswer(format!("no answer in {STATUS_MS_MAX} ms")));
+            }
+        }
+    }
+
+    fn recorded(&self, id: &SandboxId) -> Result<Found, Error> {
+        let path = self.dir(&id.short()).join("exit");
+        match record::read_exit(&path) {
+            Ok(Some(exit)) => Ok(Found::Exited(exit)),
+            Ok(None) => Ok(Found::Nothing),
+            Err(cause) => Err(Error::Step {
+                step: "read the exit record",
+                id: id.short(),
+                cause,
+            }),
+        }
     }
 
     /// Exit records of execs, also of those that ended while no daemon was there.
     ///
     /// # Errors
     /// When the run directory cannot be read.
-    pub fn exec_exits(&self, _id: &SandboxId) -> Result<Vec<ExecExit>, Error> {
-        Ok(Vec::new())
+    pub fn exec_exits(&self, id: &SandboxId) -> Result<Vec<ExecExit>, Error> {
+        let failed = |cause| Error::Step {
+            step: "read exec records",
+            id: id.short(),
+            cause,
+        };
+        let dir = self.dir(&id.short());
+        let mut exits = Vec::new();
+        for name in names(&dir).map_err(failed)? {
+            let Some(exec) = name.strip_prefix(record::EXEC_PREFIX) else {
+                continue;
+            };
+            let Ok(exec) = exec.parse() else { continue };
+            if let Some(exit) = record::read_exit(&dir.join(&name)).map_err(failed)? {
+                exits.push(ExecExit { id: exec, exit });
+            }
+        }
+        Ok(exits)
     }
 
     /// Removes the record of an exec that the caller has taken over.
     ///
     /// # Errors
     /// When it cannot be removed; that it is not there is fine.
-    pub fn forget_exec(&self, _id: &SandboxId, _exec: &ExecId) -> Result<(), Error> {
-        Ok(())
+    pub fn forget_exec(&self, id: &SandboxId, exec: &ExecId) -> Result<(), Error> {
+        let name = format!("{}{exec}", record::EXEC_PREFIX);
+        match std::fs::remove_file(self.dir(&id.short()).join(name)) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Error::Step {
+                step: "remove an exec record",
+                id: id.short(),
+                cause,
+            }),
+            _ => Ok(()),
+        }
     }
 
-    /// Removes all that is left of a sandbox: kills what is in its cgroup and sees it empty, then
-    /// removes cgroup and run directory. Idempotent.
+    /// Removes all that is left of a sandbox: kills its shim and what is in its cgroup and sees it
+    /// empty, then removes cgroup and run directory. Idempotent.
     ///
     /// # Errors
     /// [`Error::Deadline`] when something is still alive; calling again continues.
-    pub fn discard(
+    pub fn discard(&self, id: &SandboxId, cgroup: &str, deadline: Duration) -> Result<(), Error> {
+        self.discard_short(&id.short(), cgroup, deadline)
+    }
+
+    /// As [`Driver::discard`], for a leftover of which only the short id is known.
+    ///
+    /// # Errors
+    /// As [`Driver::discard`].
+    pub fn discard_short(
         &self,
-        _id: &SandboxId,
-        _cgroup: &str,
-        _deadline: Duration,
+        short: &str,
+        cgroup: &str,
+        deadline: Duration,
     ) -> Result<(), Error> {
-        Ok(())
+        self.reap();
+        let until = Instant::now() + deadline;
+        let failed = |step| {
+            let id = short.to_owned();
+            move |cause| Error::Step { step, id, cause }
+        };
+        let late = |what: &str| Error::Deadline {
+            id: short.to_owned(),
+            what: what.to_owned(),
+            waited_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        };
+        if !encode::is_safe_cgroup(cgroup) {
+            return Err(Error::Invalid {
+                what: "cgroup",
+                why: "has no safe path".to_owned(),
+            });
+        }
+        let dir = self.dir(short);
+        // The shim first: it could still start something.
+        if let Some(shim) = find_shim(&dir) {
+            let _ = process::pidfd_send_signal(shim.as_fd(), SIGKILL);
+            wait_readable(shim.as_fd(), until);
+            if process::pidfd_send_signal(shim.as_fd(), 0).is_ok() && !is_zombie(&shim) {
+                return Err(late("a shim"));
+            }
+            let _ = process::try_wait(shim.as_fd());
+        }
+        crate::cgroup::remove(cgroup, until)
+            .map_err(failed("remove the cgroup"))?
+            .map_or(Ok(()), |what| Err(late(&what)))?;
+        match std::fs::remove_dir_all(&dir) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(failed("remove the run directory")(cause))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Short ids of all sandboxes that have a run directory.
@@ -115,6 +326,116 @@ impl Driver {
     /// # Errors
     /// When the run directory cannot be read.
     pub fn list(&self) -> Result<Vec<String>, Error> {
-        Ok(Vec::new())
+        names(&self.run_dir).map_err(|cause| Error::Open {
+            step: "list the run directory",
+            cause,
+        })
     }
+
+    fn dir(&self, short: &str) -> PathBuf {
+        self.run_dir.join(short)
+    }
+
+    /// Waits for our shims that have ended.
+    fn reap(&self) {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        // An error means that it was waited for elsewhere.
+        children.retain(|child| matches!(process::try_wait(child.as_fd()), Ok(None)));
+    }
+}
+
+const SIGKILL: i32 = 9;
+
+fn open_log_dir(spec: &Spec) -> Result<Option<OwnedFd>, Error> {
+    let Some(path) = &spec.log.path else {
+        return Ok(None);
+    };
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    File::open(dir)
+        .map(|dir| Some(dir.into()))
+        .map_err(|cause| Error::Step {
+            step: "open the directory of the log",
+            id: spec.id.short(),
+            cause,
+        })
+}
+
+/// Makes the run directory, or empties that of an earlier life.
+fn make_run_dir(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            for name in names(path)? {
+                std::fs::remove_file(path.join(name))?;
+            }
+        }
+        result => result?,
+    }
+    File::open(path).map(OwnedFd::from)
+}
+
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The shim of a run directory: who listens, or else who wrote the status.
+fn find_shim(dir: &Path) -> Option<OwnedFd> {
+    let open = File::open(dir).ok()?;
+    let listening = socket::connect(open.as_fd(), SOCKET)
+        .and_then(|socket| socket::peer_pid(socket.as_fd()))
+        .ok()
+        // Between its spawn and its first steps a shim is not yet the one who listens.
+        .filter(|&pid| pid != std::process::id());
+    if let Some(pid) = listening {
+        return process::pidfd_open(pid).ok();
+    }
+    let (pid, start) = record::read_shim(&dir.join("status"))?;
+    let pidfd = process::pidfd_open(pid).ok()?;
+    (process::start_time(pid).ok()? == start).then_some(pidfd)
+}
+
+/// A zombie can be signalled, but runs no more.
+fn is_zombie(pidfd: &OwnedFd) -> bool {
+    let mut fds = [hull_os::process::PollFd::readable(pidfd.as_fd())];
+    process::poll(&mut fds, Some(0)).is_ok_and(|ready| ready > 0)
+}
+
+fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) {
+    let left = deadline
+        .saturating_duration_since(Instant::now())
+        .as_millis();
+    let mut fds = [hull_os::process::PollFd::readable(fd)];
+    let _ = process::poll(&mut fds, Some(u32::try_from(left).unwrap_or(u32::MAX)));
+}
+
+fn wait_ended(shim: &Shim, deadline: Instant) {
+    wait_readable(shim.pidfd(), deadline);
+}
+
+fn status_of(shim: &mut Shim) -> Option<Status> {
+    let mut status = None;
+    for event in shim.take_waiting() {
+        match event {
+            message::Event::Status { started, .. } => {
+                let started = Some(started).filter(|(pid, _)| *pid != 0);
+                status = Some(Status {
+                    started,
+                    execs: Vec::new(),
+                });
+            }
+            message::Event::ExecStarted { id, pid } => {
+                if let Some(status) = &mut status {
+                    status.execs.push((ExecId::from_bytes(id), pid));
+                }
+            }
+            // What came before the status is in the status.
+            _ => {}
+        }
+    }
+    status
 }

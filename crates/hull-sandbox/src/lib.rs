@@ -11,8 +11,10 @@
 //! block at most for a few system calls; what takes longer comes as an [`Event`]. Nothing here
 //! knows images, networks or Docker: layers, links and limits come as descriptors and plain values.
 
+mod cgroup;
 pub mod container;
 mod driver;
+mod encode;
 mod error;
 mod record;
 mod shim;

@@ -1,9 +1,14 @@
 //! The connection to one shim: requests out, events in.
 
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hull_model::SandboxId;
+use hull_os::{process, socket};
+use hull_plan::message::{self, MESSAGE_BYTES_MAX, Request};
 
+use crate::encode::{encode_process, stream_bits};
 use crate::error::Error;
 use crate::spec::{Attachment, ExecId, ExecSpec};
 use crate::{Exit, FailureKind};
@@ -17,6 +22,9 @@ pub struct Shim {
     pidfd: OwnedFd,
     /// Of the container's first process, once it started.
     init: Option<OwnedFd>,
+    /// Events of one message that were not taken yet.
+    waiting: VecDeque<message::Event>,
+    gone: bool,
 }
 
 /// What a shim has to say.
@@ -91,60 +99,191 @@ pub enum Target {
 }
 
 impl Shim {
-    /// Takes the next event, without waiting; none: nothing is there now.
+    /// Takes over a connection.
+    pub(crate) fn new(id: SandboxId, socket: OwnedFd, pidfd: OwnedFd) -> Shim {
+        Shim {
+            id,
+            socket,
+            pidfd,
+            init: None,
+            waiting: VecDeque::new(),
+            gone: false,
+        }
+    }
+
+    /// Takes the next event, without waiting; none: nothing is there now. [`Event::Gone`] is the
+    /// last one and is given again when asked again.
     ///
     /// # Errors
     /// When the shim sent what cannot be understood.
     pub fn try_event(&mut self) -> Result<Option<Event>, Error> {
-        Ok(None)
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                match event_of(event) {
+                    Some(event) => return Ok(Some(event)),
+                    None => continue,
+                }
+            }
+            if self.gone {
+                return Ok(Some(Event::Gone));
+            }
+            if !self.receive()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the next message, as it is; whether there was one.
+    pub(crate) fn receive(&mut self) -> Result<bool, Error> {
+        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        let (length, descriptors) = match socket::receive(self.socket.as_fd(), &mut buffer) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            // Killed with something unread: the same as closed.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => (0, Vec::new()),
+            Err(cause) => return Err(self.failed("receive", cause)),
+        };
+        if length == 0 {
+            self.gone = true;
+            return Ok(true);
+        }
+        if let Some(init) = descriptors.into_iter().next() {
+            self.init = Some(init);
+        }
+        let events =
+            message::Event::decode_all(&buffer[..length]).map_err(|malformed| Error::Protocol {
+                id: self.id.short(),
+                what: malformed.to_string(),
+            })?;
+        self.waiting.extend(events);
+        Ok(true)
+    }
+
+    /// Takes the events received so far in the shim's own form.
+    pub(crate) fn take_waiting(&mut self) -> VecDeque<message::Event> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    pub(crate) fn failed(&self, step: &'static str, cause: io::Error) -> Error {
+        Error::Step {
+            step,
+            id: self.id.short(),
+            cause,
+        }
     }
 
     /// Starts an added process. [`Event::ExecStarted`] or [`Event::ExecFailed`] follows.
     ///
     /// # Errors
     /// When the request cannot be encoded or sent.
-    pub fn exec(&mut self, _spec: &ExecSpec, _attach: Vec<Attachment>) -> Result<(), Error> {
-        Ok(())
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the shim has copies; ours must be closed"
+    )]
+    pub fn exec(&mut self, spec: &ExecSpec, attach: Vec<Attachment>) -> Result<(), Error> {
+        let steps = encode_process(&spec.process)?;
+        let steps = process::sealed_copy(c"hull-exec", &steps, false)
+            .map_err(|cause| self.failed("copy the process steps", cause))?;
+        let clients = attach.iter().map(stream_bits).collect();
+        let mut descriptors = vec![steps.as_fd()];
+        descriptors.extend(attach.iter().map(|attachment| attachment.stream.as_fd()));
+        self.send(
+            &Request::Exec {
+                id: *spec.id.as_bytes(),
+                clients,
+            },
+            &descriptors,
+        )
     }
 
     /// Adds a client at the streams of a process.
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub fn attach(&mut self, _target: Target, _attachment: Attachment) -> Result<(), Error> {
-        Ok(())
+    pub fn attach(&mut self, target: Target, attachment: Attachment) -> Result<(), Error> {
+        let request = Request::Attach {
+            target: target.wire(),
+            streams: stream_bits(&attachment),
+        };
+        let sent = self.send(&request, &[attachment.stream.as_fd()]);
+        drop(attachment);
+        sent
     }
 
     /// Changes the size of a terminal.
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub fn resize(&mut self, _target: Target, _rows: u16, _cols: u16) -> Result<(), Error> {
-        Ok(())
+    pub fn resize(&mut self, target: Target, rows: u16, cols: u16) -> Result<(), Error> {
+        self.send(
+            &Request::Resize {
+                target: target.wire(),
+                rows,
+                cols,
+            },
+            &[],
+        )
     }
 
     /// Closes standard input of a process, after what attached clients have sent.
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub fn close_stdin(&mut self, _target: Target) -> Result<(), Error> {
-        Ok(())
+    pub fn close_stdin(&mut self, target: Target) -> Result<(), Error> {
+        self.send(
+            &Request::CloseStdin {
+                target: target.wire(),
+            },
+            &[],
+        )
     }
 
     /// Sends a signal to the container's first process, without a hop through the shim.
     ///
     /// # Errors
     /// [`Error::NotRunning`] before [`Event::Started`] was taken and after the process ended.
-    pub fn signal(&self, _signal: i32) -> Result<(), Error> {
-        Ok(())
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        let not_running = || Error::NotRunning {
+            id: self.id.short(),
+        };
+        let init = self.init.as_ref().ok_or_else(not_running)?;
+        match process::pidfd_send_signal(init.as_fd(), signal) {
+            Ok(()) => Ok(()),
+            Err(cause) if cause.raw_os_error() == Some(ESRCH) => Err(not_running()),
+            Err(cause) => Err(self.failed("signal", cause)),
+        }
     }
 
     /// Sends a signal to an exec.
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub fn signal_exec(&mut self, _id: ExecId, _signal: i32) -> Result<(), Error> {
-        Ok(())
+    pub fn signal_exec(&mut self, id: ExecId, signal: i32) -> Result<(), Error> {
+        self.send(
+            &Request::SignalExec {
+                id: *id.as_bytes(),
+                signal,
+            },
+            &[],
+        )
+    }
+
+    pub(crate) fn send(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        match socket::send(self.socket.as_fd(), &request.encode(), descriptors) {
+            Ok(_) => Ok(()),
+            Err(cause) if cause.kind() == io::ErrorKind::BrokenPipe => Err(Error::NotRunning {
+                id: self.id.short(),
+            }),
+            Err(cause) => Err(self.failed("send a request to the shim", cause)),
+        }
     }
 
     /// Of the shim itself: readable when it has ended, which is awaited before the same id starts
@@ -153,15 +292,81 @@ impl Shim {
         self.pidfd.as_fd()
     }
 
+    /// Of the container's first process, once it started.
+    pub fn init_pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.init.as_ref().map(AsFd::as_fd)
+    }
+
     /// Whether the shim has ended; reaps it where it is our child.
     pub fn has_ended(&self) -> bool {
-        false
+        match process::try_wait(self.pidfd.as_fd()) {
+            Ok(ended) => ended.is_some(),
+            // Not our child, or taken before: then the signal tells.
+            Err(_) => process::pidfd_send_signal(self.pidfd.as_fd(), 0).is_err(),
+        }
     }
 
     /// Of which sandbox.
     pub fn id(&self) -> &SandboxId {
         &self.id
     }
+}
+
+/// "No such process".
+const ESRCH: i32 = 3;
+
+impl Target {
+    fn wire(self) -> message::Target {
+        match self {
+            Target::Init => message::Target::Init,
+            Target::Exec(id) => message::Target::Exec(*id.as_bytes()),
+        }
+    }
+}
+
+/// How a process ended, in the words of the engine.
+pub(crate) fn exit_of(exit: message::Exit) -> Exit {
+    Exit {
+        code: exit.code,
+        oom_killed: exit.oom_killed,
+        at_ns: exit.at_ns,
+    }
+}
+
+fn failure_of(failure: &message::StartFailure) -> StartFailure {
+    StartFailure {
+        step: failure.step.to_string_lossy().into_owned(),
+        errno: failure.errno,
+        text: failure.text.to_string_lossy().into_owned(),
+        kind: failure.kind,
+    }
+}
+
+/// An event in the words of the engine; none for the answer to Hello, which nobody asked for here.
+fn event_of(event: message::Event) -> Option<Event> {
+    let exec = ExecId::from_bytes;
+    Some(match event {
+        message::Event::Status { .. } => return None,
+        message::Event::Started { pid, at_ns } => Event::Started {
+            pid,
+            started_at_ns: at_ns,
+        },
+        message::Event::StartFailed(failure) => Event::StartFailed(failure_of(&failure)),
+        message::Event::Exited(exit) => Event::Exited(exit_of(exit)),
+        message::Event::ExecStarted { id, pid } => Event::ExecStarted { id: exec(id), pid },
+        message::Event::ExecFailed { id, failure } => Event::ExecFailed {
+            id: exec(id),
+            failure: failure_of(&failure),
+        },
+        message::Event::ExecExited { id, exit } => Event::ExecExited {
+            id: exec(id),
+            exit: exit_of(exit),
+        },
+        message::Event::LogDropped { lines } => Event::LogDropped { lines },
+        message::Event::Refused { text } => Event::Refused {
+            text: text.to_string_lossy().into_owned(),
+        },
+    })
 }
 
 impl AsFd for Shim {

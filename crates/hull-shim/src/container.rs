@@ -1,0 +1,285 @@
+//! Makes the container: the shim's side between its own start and its poll loop.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use hull_os::namespace::{self, Kinds};
+use hull_os::process::{self, ClonePlan, Cloned, SignalSet, SingleThreaded};
+use hull_os::socket;
+use hull_plan::message::{self, StartFailure, Target};
+use hull_plan::{Failure, Plan, Process, Step};
+
+use crate::cgroup::Cgroup;
+use crate::inside::{self, Given};
+use crate::log::Log;
+use crate::root;
+use crate::serve::{Server, Task};
+use crate::stdio;
+use crate::{given, shown, take};
+
+/// As unlikely to be killed for lack of memory as anything but what is exempt.
+const OOM_SCORE_ADJ: &str = "-999";
+
+/// The whole life of a shim. An error means that nobody could be told of it.
+pub(crate) fn run() -> io::Result<()> {
+    process::set_name(c"hull-shim");
+    process::set_dumpable(false)?;
+    process::set_subreaper()?;
+    process::ignore_signal(libc::SIGPIPE);
+    let mapping = Mapping::of(&take(given::PLAN)?)?;
+    let plan = Plan::parse(mapping.bytes())?;
+    close_others(&plan);
+    let listener = take(given::LISTENER)?;
+    listen_again(&listener)?;
+    let daemon = take(given::DAEMON)?;
+    process::set_nonblocking(daemon.as_fd())?;
+    let run_dir = take(given::RUN_DIR)?;
+    let signals = SignalSet::of(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
+    signals.block_exactly()?;
+    let mut server = Server::new(listener, daemon, run_dir, signals.descriptor()?);
+    match start(&plan, &mut server) {
+        Ok(()) => {
+            // From here on nothing of the plan is needed, so its memory is given back.
+            drop(mapping);
+            server.serve()
+        }
+        Err(failure) => {
+            server.give_up(&wire(&failure));
+            Ok(())
+        }
+    }
+}
+
+/// Bytes of a sealed descriptor.
+pub(crate) struct Mapping {
+    address: *mut libc::c_void,
+    length: usize,
+}
+
+impl Mapping {
+    pub(crate) fn of(fd: &OwnedFd) -> io::Result<Mapping> {
+        let size = std::fs::File::from(fd.try_clone()?).metadata()?.len();
+        let length = usize::try_from(size).map_err(io::Error::other)?;
+        // SAFETY: a new private mapping at a place that the kernel chooses.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_PRIVATE,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { address, length })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: mapped for reading as long as `self` lives, and sealed, so that it neither
+        // changes nor shrinks.
+        unsafe { std::slice::from_raw_parts(self.address.cast(), self.length) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `of`; slices of it do not outlive it.
+        unsafe { libc::munmap(self.address, self.length) };
+    }
+}
+
+/// A failure in the form of a message.
+pub(crate) fn wire(failure: &Failure) -> StartFailure {
+    StartFailure {
+        step: message::text(failure.step),
+        errno: failure.errno,
+        text: message::text(&failure.text),
+        kind: failure.kind,
+    }
+}
+
+fn close_others(plan: &Plan<'_>) {
+    let mut keep = vec![given::LISTENER, given::DAEMON, given::RUN_DIR];
+    for step in plan.steps() {
+        match step {
+            Step::Join { fd, .. } | Step::LowerDescriptor(fd) => keep.push(fd),
+            Step::Log(log) => keep.push(log.dir),
+            Step::Attachment(attachment) => keep.push(attachment.fd),
+            _ => {}
+        }
+    }
+    process::close_all_except(&mut keep);
+}
+
+/// Whoever connects sees the process that called listen last; so that is us and not the daemon.
+fn listen_again(listener: &OwnedFd) -> io::Result<()> {
+    process::set_nonblocking(listener.as_fd())?;
+    socket::listen_again(listener.as_fd())
+}
+
+/// Starts the first process: it runs, or is about to, or there is a failure and nothing is left.
+fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
+    let system =
+        |step, text: &'static str| move |cause: io::Error| Failure::system(step, text, &cause);
+    let steps = plan.steps().find_map(|step| match step {
+        Step::Process(steps) => Some(steps),
+        _ => None,
+    });
+    let process = Process::parse(steps.unwrap_or_default())
+        .map_err(|malformed| Failure::plain("plan", malformed.to_string()))?;
+    let (mut stdio, streams) =
+        stdio::make(&process).map_err(system("stdio", "make standard streams"))?;
+    open_log_and_clients(plan, server, &mut stdio)?;
+    let sources = root::open(plan)?;
+    let (ours, theirs) = socket::message_pair().map_err(system("sync", "make a socket"))?;
+    let init = match plan.steps().any(|step| step == Step::Init) {
+        true => Some(open_self().map_err(system("init", "open our own program"))?),
+        false => None,
+    };
+    let proof = SingleThreaded::prove().map_err(system("clone", "count our threads"))?;
+    let oom_score_adj = protect_ourselves(plan);
+    server.kinds = joined_kinds(plan);
+    match clone(&proof, plan).map_err(system("clone", "clone the first process"))? {
+        Cloned::Child => inside::run(Given {
+            plan: *plan,
+            process,
+            sources,
+            streams,
+            sync: theirs,
+            init,
+        }),
+        Cloned::Parent { pid, pidfd } => {
+            drop((streams, theirs, sources));
+            root::close_lowers(plan);
+            let result = equip(plan, server, pid, &pidfd, oom_score_adj.as_deref());
+            let told = result.and_then(|()| {
+                socket::send(ours.as_fd(), b"g", &[])
+                    .map(drop)
+                    .map_err(system("sync", "wake the first process"))
+            });
+            match told {
+                // The child has a better reason than that it is not there any more.
+                Err(failure) if failure.step != "sync" => {
+                    let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                    let _ = process::wait(pidfd.as_fd());
+                    return Err(failure);
+                }
+                _ => {}
+            }
+            let _ = process::set_nonblocking(ours.as_fd());
+            server.init_pidfd = Some(pidfd);
+            server
+                .tasks
+                .push(Task::starting(Target::Init, pid, ours, stdio));
+            Ok(())
+        }
+    }
+}
+
+fn open_log_and_clients(
+    plan: &Plan<'_>,
+    server: &mut Server,
+    stdio: &mut stdio::Stdio,
+) -> Result<(), Failure> {
+    for step in plan.steps() {
+        let result = match step {
+            Step::Log(log) => Log::open(&log).map(|log| server.log = log),
+            Step::Attachment(client) => {
+                take(client.fd).and_then(|socket| stdio.attach(socket, client.streams))
+            }
+            _ => Ok(()),
+        };
+        result.map_err(|cause| Failure::system("stdio", "open the log and clients", &cause))?;
+    }
+    Ok(())
+}
+
+fn open_self() -> io::Result<OwnedFd> {
+    process::open(hull_os::mount::cwd(), c"/proc/self/exe", libc::O_RDONLY, 0)
+}
+
+/// Lowers our own readiness to be killed where we may, and returns what the container shall have.
+fn protect_ourselves(plan: &Plan<'_>) -> Option<String> {
+    let asked = plan.steps().find_map(|step| match step {
+        Step::OomScoreAdj(value) => Some(value.to_string()),
+        _ => None,
+    });
+    let before = std::fs::read_to_string("/proc/self/oom_score_adj").ok()?;
+    let lowered = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ).is_ok();
+    asked.or_else(|| lowered.then(|| before.trim().to_owned()))
+}
+
+fn own_kinds(plan: &Plan<'_>) -> Kinds {
+    plan.steps()
+        .find_map(|step| match step {
+            Step::Namespaces(kinds) => Some(Kinds::from_bits(kinds)),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+/// The namespaces that an exec has to join.
+fn joined_kinds(plan: &Plan<'_>) -> Kinds {
+    plan.steps()
+        .filter_map(|step| match step {
+            Step::Join { kinds, .. } => Some(Kinds::from_bits(kinds)),
+            _ => None,
+        })
+        .fold(own_kinds(plan).with(Kinds::MOUNT), Kinds::with)
+}
+
+/// Clones the first process, in the process namespace of another container where asked for.
+fn clone(proof: &SingleThreaded, plan: &Plan<'_>) -> io::Result<Cloned> {
+    // The view of cgroups is left by the child once it is in its cgroup.
+    let namespaces = own_kinds(plan).with(Kinds::MOUNT).without(Kinds::CGROUP);
+    let clone_plan = ClonePlan {
+        namespaces,
+        ..ClonePlan::default()
+    };
+    let joined = plan.steps().find_map(|step| match step {
+        Step::Join { kinds, fd } if Kinds::from_bits(kinds) == Kinds::PID => Some(fd),
+        _ => None,
+    });
+    let Some(fd) = joined else {
+        return process::clone(proof, &clone_plan);
+    };
+    let own = namespace::open_own("pid")?;
+    namespace::join(take(fd)?.as_fd(), Kinds::PID)?;
+    let cloned = process::clone(proof, &clone_plan);
+    if !matches!(cloned, Ok(Cloned::Child)) {
+        namespace::join(own.as_fd(), Kinds::PID)?;
+    }
+    cloned
+}
+
+/// What the first process needs from outside, while it makes its own view.
+fn equip(
+    plan: &Plan<'_>,
+    server: &mut Server,
+    pid: u32,
+    _pidfd: &OwnedFd,
+    oom_score_adj: Option<&str>,
+) -> Result<(), Failure> {
+    for step in plan.steps() {
+        if let Step::Cgroup { path, limits } = step {
+            let path = shown(path);
+            let failed = |cause: io::Error| {
+                Failure::system("cgroup", &format!("unable to apply cgroup {path}"), &cause)
+            };
+            server.cgroup = Cgroup::create(&path, limits).map_err(failed)?;
+            server.cgroup.attach(pid).map_err(failed)?;
+        }
+    }
+    if let Some(value) = oom_score_adj {
+        std::fs::write(format!("/proc/{pid}/oom_score_adj"), value).map_err(|cause| {
+            Failure::system("oom_score_adj", "write /proc/<pid>/oom_score_adj", &cause)
+        })?;
+    }
+    // With this open, the end of the first process does not wait for its mounts to be taken down.
+    server.mount_namespace = namespace::open(pid, "mnt").ok();
+    server.owns_processes = own_kinds(plan).contains(Kinds::PID);
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Starts an added process.
+//!
+//! ```text
+//! shim ──clone──▶ joiner: enters cgroup and namespaces ──clone, same parent──▶ process
+//!                    └─ ends
+//! ```
+//!
+//! The joiner exists so that the process is born inside: what the container can see of it has never
+//! held a descriptor of ours or a view of the host.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use hull_os::namespace::{self, Kinds};
+use hull_os::process::{self, ClonePlan, Cloned, SingleThreaded};
+use hull_os::socket;
+use hull_plan::interpret::{self, Program};
+use hull_plan::message::StartFailure;
+use hull_plan::{Failure, Process};
+
+use crate::cgroup::Cgroup;
+use crate::container::wire;
+use crate::inside::{announce, fail};
+use crate::serve::decode_failure;
+use crate::stdio::{self, ChildStreams, Stdio, terminal};
+
+/// Where a process is added.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// The container's first process.
+    pub(crate) init: BorrowedFd<'a>,
+    /// Namespaces that differ from ours.
+    pub(crate) kinds: Kinds,
+    pub(crate) cgroup: &'a Cgroup,
+}
+
+/// A process that was started, and its ends.
+#[derive(Debug)]
+pub(crate) struct Added {
+    pub(crate) pid: u32,
+    pub(crate) sync: OwnedFd,
+    pub(crate) stdio: Stdio,
+}
+
+/// Starts a process. Whether its program runs is reported on `sync` later.
+pub(crate) fn start(steps: Process<'_>, place: &Place<'_>) -> Result<Added, StartFailure> {
+    let failed =
+        |cause: io::Error| wire(&Failure::system("exec", "start an added process", &cause));
+    let (stdio, streams) = stdio::make(&steps).map_err(failed)?;
+    let (ours, theirs) = socket::message_pair().map_err(failed)?;
+    let proof = SingleThreaded::prove().map_err(failed)?;
+    match process::clone(&proof, &ClonePlan::default()).map_err(failed)? {
+        Cloned::Child => join(&proof, steps, place, &streams, &theirs),
+        Cloned::Parent { pidfd, .. } => {
+            drop((streams, theirs));
+            // Its end is awaited first: then what it had to say is there.
+            process::wait(pidfd.as_fd()).map_err(failed)?;
+            let pid = receive_pid(ours.as_fd())?;
+            process::set_nonblocking(ours.as_fd()).map_err(failed)?;
+            Ok(Added {
+                pid,
+                sync: ours,
+                stdio,
+            })
+        }
+    }
+}
+
+fn receive_pid(sync: BorrowedFd<'_>) -> Result<u32, StartFailure> {
+    let mut buffer = [0u8; 8192];
+    let received = socket::receive(sync, &mut buffer);
+    let (length, _) =
+        received.map_err(|cause| wire(&Failure::system("exec", "join the container", &cause)))?;
+    if let Some(pid) = buffer[..length].first_chunk().filter(|_| length == 4) {
+        return Ok(u32::from_le_bytes(*pid));
+    }
+    Err(decode_failure(&buffer[..length]).unwrap_or_else(|| {
+        let text = "container process ended before the exec could join";
+        wire(&Failure::plain("exec", text.to_owned()))
+    }))
+}
+
+/// The joiner; never returns.
+fn join(
+    proof: &SingleThreaded,
+    steps: Process<'_>,
+    place: &Place<'_>,
+    streams: &ChildStreams,
+    sync: &OwnedFd,
+) -> ! {
+    let mut keep = vec![sync.as_raw_fd(), place.init.as_raw_fd()];
+    keep.extend(streams.descriptors());
+    process::close_all_except(&mut keep);
+    let failed = |step, text: &str, cause: io::Error| -> ! {
+        fail(sync.as_fd(), &Failure::system(step, text, &cause))
+    };
+    if let Err(cause) = place.cgroup.attach(std::process::id()) {
+        failed("cgroup", "unable to join the container's cgroup", cause);
+    }
+    if let Some(value) = steps.oom_score_adj()
+        && let Err(cause) = std::fs::write("/proc/self/oom_score_adj", value.to_string())
+    {
+        failed("oom_score_adj", "write oom_score_adj", cause);
+    }
+    if let Err(cause) = namespace::join(place.init, place.kinds) {
+        failed("namespace", "join the container's namespaces", cause);
+    }
+    match process::clone(
+        proof,
+        &ClonePlan {
+            sibling: true,
+            ..ClonePlan::default()
+        },
+    ) {
+        Ok(Cloned::Child) => become_process(steps, streams, sync),
+        Ok(Cloned::Parent { pid, .. }) => {
+            let _ = socket::send(sync.as_fd(), &pid.to_le_bytes(), &[]);
+            process::exit_now(0)
+        }
+        Err(cause) => failed("clone", "clone the added process", cause),
+    }
+}
+
+fn become_process(steps: Process<'_>, streams: &ChildStreams, sync: &OwnedFd) -> ! {
+    let placed = process::start_session().and_then(|()| match steps.terminal() {
+        None => streams.place(),
+        Some(size) => {
+            terminal::open(sync.as_fd(), size).and_then(|slave| terminal::take(slave.as_fd()))
+        }
+    });
+    if let Err(cause) = placed {
+        fail(
+            sync.as_fd(),
+            &Failure::system("stdio", "set up standard streams", &cause),
+        );
+    }
+    process::reset_signals();
+    let failure = interpret::enter(steps, Program::Argument, || announce(sync.as_fd()));
+    fail(sync.as_fd(), &failure)
+}

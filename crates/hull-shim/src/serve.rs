@@ -1,0 +1,554 @@
+//! The poll loop: streams, ends of processes, requests of daemons.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use hull_os::namespace::Kinds;
+use hull_os::process::{self, Ended, PollFd};
+use hull_os::socket;
+use hull_plan::codec::Writer;
+use hull_plan::message::{self, EXECS_MAX, Event, Exit, Request, StartFailure, Target};
+use hull_plan::{Failure, Process};
+
+use crate::cgroup::Cgroup;
+use crate::container::{Mapping, wire};
+use crate::exec::{self, Place};
+use crate::inside::report;
+use crate::log::Log;
+use crate::record;
+use crate::stdio::{READ_BYTES, Stdio};
+
+/// How long output of other processes is waited for after a process ended. Its own output is in the
+/// pipe by then; this only bounds those that it left behind with its streams.
+const DRAIN_MS_MAX: u64 = 100;
+/// How long slow clients are waited for at the end, where their sockets cannot take the rest.
+const FLUSH_MS_MAX: u64 = 2_000;
+/// How long execs are waited for after the first process ended.
+const EXECS_END_MS_MAX: u64 = 2_000;
+/// How often dropped lines are reported.
+const DROPPED_REPORT_MS: u64 = 1_000;
+
+/// Everything that a shim has.
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: OwnedFd,
+    connections: Vec<OwnedFd>,
+    run_dir: OwnedFd,
+    signals: OwnedFd,
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) log: Log,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) init_pidfd: Option<OwnedFd>,
+    pub(crate) mount_namespace: Option<OwnedFd>,
+    /// Namespaces that an exec joins.
+    pub(crate) kinds: Kinds,
+    /// The process namespace is the container's own, so all its processes end with the first.
+    pub(crate) owns_processes: bool,
+    started: (u32, i64),
+    dropped_reported: Instant,
+}
+
+/// One process that we started: the first one or an exec.
+#[derive(Debug)]
+pub(crate) struct Task {
+    target: Target,
+    pid: u32,
+    /// Open until its program runs.
+    sync: Option<OwnedFd>,
+    ready: bool,
+    /// Daemons know that its program runs.
+    announced: bool,
+    failure: Option<StartFailure>,
+    stdio: Stdio,
+    ended: Option<(Ended, i64)>,
+    /// When waiting for others to close its streams is over.
+    deadline: Option<Instant>,
+}
+
+impl Task {
+    /// A process that has not executed its program yet.
+    pub(crate) fn starting(target: Target, pid: u32, sync: OwnedFd, stdio: Stdio) -> Task {
+        Task {
+            target,
+            pid,
+            sync: Some(sync),
+            ready: false,
+            announced: false,
+            failure: None,
+            stdio,
+            ended: None,
+            deadline: None,
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.sync.is_none() && self.failure.is_none() && self.ended.is_none()
+    }
+
+    /// It ended, and its streams too, or their time is over.
+    fn is_over(&self) -> bool {
+        let patience_ended = || {
+            self.deadline
+                .is_some_and(|deadline| deadline <= Instant::now())
+        };
+        self.sync.is_none() && self.ended.is_some() && (self.stdio.has_ended() || patience_ended())
+    }
+}
+
+/// Whether the loop goes on.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Continue,
+    Finished,
+}
+
+impl Server {
+    pub(crate) fn new(
+        listener: OwnedFd,
+        daemon: OwnedFd,
+        run_dir: OwnedFd,
+        signals: OwnedFd,
+    ) -> Server {
+        Server {
+            listener,
+            connections: vec![daemon],
+            run_dir,
+            signals,
+            tasks: Vec::new(),
+            log: Log::default(),
+            cgroup: Cgroup::default(),
+            init_pidfd: None,
+            mount_namespace: None,
+            kinds: Kinds::none(),
+            owns_processes: false,
+            started: (0, 0),
+            dropped_reported: Instant::now(),
+        }
+    }
+
+    /// Serves until the first process has ended and everybody knows.
+    pub(crate) fn serve(mut self) -> io::Result<()> {
+        // Untouched until something is read, so it costs nothing before.
+        let mut buffer = vec![0u8; READ_BYTES];
+        let mut fds = Vec::new();
+        loop {
+            let timeout = self.gather(&mut fds);
+            process::poll(&mut fds, timeout)?;
+            // Streams first: later steps open descriptors, whose numbers may be those of ones that
+            // were closed since the wait.
+            for task in &mut self.tasks {
+                task.stdio.turn(&fds, &mut buffer, &mut self.log);
+            }
+            self.hear_requests(&fds, &mut buffer);
+            self.accept(&fds);
+            self.reap(&mut buffer);
+            self.hear_starts();
+            self.report_dropped(false);
+            if self.settle() == Turn::Finished {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells that there will be no container, and cleans up.
+    pub(crate) fn give_up(mut self, failure: &StartFailure) {
+        self.cgroup.remove();
+        self.tell(&Event::StartFailed(failure.clone()), &[]);
+    }
+
+    /// What to wait for and how long.
+    fn gather(&self, fds: &mut Vec<PollFd>) -> Option<u32> {
+        fds.clear();
+        let mut add = |fd: &OwnedFd| {
+            fds.push(PollFd::readable(fd.as_fd()));
+        };
+        add(&self.signals);
+        add(&self.listener);
+        self.connections.iter().for_each(&mut add);
+        self.tasks
+            .iter()
+            .filter_map(|task| task.sync.as_ref())
+            .for_each(add);
+        self.tasks.iter().for_each(|task| task.stdio.interests(fds));
+        let earliest = self.tasks.iter().filter_map(|task| task.deadline).min()?;
+        let left = earliest
+            .saturating_duration_since(Instant::now())
+            .as_millis();
+        // Rounded up, so that the deadline is over after the wait.
+        Some(u32::try_from(left + 1).unwrap_or(u32::MAX))
+    }
+
+    fn accept(&mut self, fds: &[PollFd]) {
+        if is_ready(fds, self.listener.as_fd())
+            && let Ok(connection) = socket::accept(self.listener.as_fd())
+        {
+            self.connections.push(connection);
+        }
+    }
+
+    fn hear_requests(&mut self, fds: &[PollFd], buffer: &mut [u8]) {
+        let mut index = 0;
+        while index < self.connections.len() {
+            let connection = &self.connections[index];
+            if !is_ready(fds, connection.as_fd()) {
+                index += 1;
+                continue;
+            }
+            match socket::receive(connection.as_fd(), buffer) {
+                Ok((0, _)) => drop(self.connections.swap_remove(index)),
+                Ok((length, descriptors)) => {
+                    let request = Request::decode(&buffer[..length]);
+                    let result = request
+                        .map_err(|malformed| malformed.to_string())
+                        .and_then(|request| self.answer(index, request, descriptors));
+                    if let Err(text) = result {
+                        let event = Event::Refused {
+                            text: message::text(&text),
+                        };
+                        send_to(&self.connections[index], &event);
+                    }
+                    index += 1;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => index += 1,
+                Err(_) => drop(self.connections.swap_remove(index)),
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        connection: usize,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), String> {
+        let system = |error: io::Error| error.to_string();
+        match request {
+            Request::Hello { .. } => self.send_status(connection),
+            Request::Exec { id, clients } => self.start_exec(id, &clients, descriptors),
+            Request::Attach { target, streams } => {
+                let socket = descriptors
+                    .into_iter()
+                    .next()
+                    .ok_or("attach without a socket")?;
+                self.task(target)?
+                    .stdio
+                    .attach(socket, streams)
+                    .map_err(system)?;
+            }
+            Request::Resize { target, rows, cols } => {
+                self.task(target)?
+                    .stdio
+                    .resize(rows, cols)
+                    .map_err(system)?;
+            }
+            Request::CloseStdin { target } => self.task(target)?.stdio.close_stdin(),
+            Request::SignalExec { id, signal } => {
+                let task = self.task(Target::Exec(id))?;
+                if task.ended.is_none() {
+                    // SAFETY: integers only. It is not reaped yet, so the number is its own.
+                    unsafe { libc::kill(task.pid.cast_signed(), signal) };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn task(&mut self, target: Target) -> Result<&mut Task, String> {
+        self.tasks
+            .iter_mut()
+            .find(|task| task.target == target)
+            .ok_or("no such process".to_owned())
+    }
+
+    fn send_status(&self, connection: usize) {
+        let mut writer = Writer::default();
+        let status = Event::Status {
+            version: hull_plan::VERSION,
+            started: self.started,
+            exit: None,
+        };
+        status.encode(&mut writer);
+        for task in self.tasks.iter().filter(|task| task.is_running()) {
+            if let Target::Exec(id) = task.target {
+                Event::ExecStarted { id, pid: task.pid }.encode(&mut writer);
+            }
+        }
+        let started = self.started.0 != 0;
+        let pidfd: Vec<BorrowedFd<'_>> = self
+            .init_pidfd
+            .iter()
+            .filter(|_| started)
+            .map(AsFd::as_fd)
+            .collect();
+        let _ = socket::send(
+            self.connections[connection].as_fd(),
+            &writer.finish(),
+            &pidfd,
+        );
+    }
+
+    fn start_exec(&mut self, id: [u8; 32], clients: &[u32], descriptors: Vec<OwnedFd>) {
+        if let Err(failure) = self.try_start_exec(id, clients, descriptors) {
+            self.tell(&Event::ExecFailed { id, failure }, &[]);
+        }
+    }
+
+    fn try_start_exec(
+        &mut self,
+        id: [u8; 32],
+        clients: &[u32],
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), StartFailure> {
+        let failed = |cause: io::Error| wire(&Failure::system("exec", "read the request", &cause));
+        let plain = |text: &str| wire(&Failure::plain("exec", text.to_owned()));
+        let mut descriptors = descriptors.into_iter();
+        let steps = descriptors
+            .next()
+            .ok_or_else(|| plain("request without a process"))?;
+        if self.tasks.len() > EXECS_MAX {
+            return Err(plain("too many execs at the same time"));
+        }
+        let target = Target::Exec(id);
+        if self.tasks.iter().any(|task| task.target == target) {
+            return Err(plain("this exec runs already"));
+        }
+        let Some(init) = self.init_pidfd.as_ref().filter(|_| self.started.0 != 0) else {
+            return Err(plain("container is not running"));
+        };
+        let mapping = Mapping::of(&steps).map_err(failed)?;
+        drop(steps);
+        let process = Process::parse(mapping.bytes()).map_err(|error| failed(error.into()))?;
+        let place = Place {
+            init: init.as_fd(),
+            kinds: self.kinds,
+            cgroup: &self.cgroup,
+        };
+        let mut added = exec::start(process, &place)?;
+        for (socket, &streams) in descriptors.zip(clients) {
+            added.stdio.attach(socket, streams).map_err(failed)?;
+        }
+        self.tasks
+            .push(Task::starting(target, added.pid, added.sync, added.stdio));
+        Ok(())
+    }
+
+    /// Takes what processes say between their clone and their program.
+    fn hear_starts(&mut self) {
+        let mut started = Vec::new();
+        for task in &mut self.tasks {
+            task.hear_start();
+            if task.sync.is_none() && task.failure.is_none() && !task.announced {
+                task.announced = true;
+                started.push((task.target, task.pid));
+            }
+        }
+        for (target, pid) in started {
+            match target {
+                Target::Init => {
+                    let at_ns = process::now_ns();
+                    self.started = (pid, at_ns);
+                    let pidfd = self.init_pidfd.take();
+                    let pidfds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
+                    self.tell(&Event::Started { pid, at_ns }, &pidfds);
+                    self.init_pidfd = pidfd;
+                    let _ = record::write_status(self.run_dir.as_fd(), pid, at_ns);
+                }
+                Target::Exec(id) => self.tell(&Event::ExecStarted { id, pid }, &[]),
+            }
+        }
+    }
+
+    /// Takes the ends of processes, ours and orphans.
+    fn reap(&mut self, buffer: &mut [u8]) {
+        let mut info = [0u8; 128];
+        // The signals' details do not matter: several ends may have come as one.
+        while process::read(self.signals.as_fd(), &mut info).is_ok() {}
+        let mut init_ended = false;
+        while let Ok(Some((pid, ended))) = process::try_wait_any() {
+            let now = process::now_ns();
+            let Some(task) = self.tasks.iter_mut().find(|task| task.pid == pid) else {
+                continue;
+            };
+            task.ended = Some((ended, now));
+            task.deadline = Some(Instant::now() + Duration::from_millis(DRAIN_MS_MAX));
+            task.hear_start();
+            task.stdio.drain(buffer, &mut self.log);
+            init_ended |= task.target == Target::Init;
+        }
+        if init_ended && !self.owns_processes {
+            self.cgroup.kill();
+        }
+    }
+
+    /// Reports processes that are over; finished when the first one is.
+    fn settle(&mut self) -> Turn {
+        let mut index = 0;
+        let mut finished = Turn::Continue;
+        while index < self.tasks.len() {
+            let task = &self.tasks[index];
+            let is_init = task.target == Target::Init;
+            if !task.is_over() || (is_init && self.must_wait_for_execs(task)) {
+                index += 1;
+                continue;
+            }
+            let task = self.tasks.swap_remove(index);
+            self.report_end(task);
+            if is_init {
+                finished = Turn::Finished;
+            }
+        }
+        finished
+    }
+
+    /// The end of the first process is the last word, but not for longer than a bound.
+    fn must_wait_for_execs(&self, init: &Task) -> bool {
+        let patience = Duration::from_millis(EXECS_END_MS_MAX);
+        let waited = init
+            .deadline
+            .is_some_and(|deadline| deadline + patience <= Instant::now());
+        self.tasks.len() > 1 && !waited
+    }
+
+    fn report_end(&mut self, task: Task) {
+        let Task {
+            target,
+            failure,
+            ended,
+            mut stdio,
+            ..
+        } = task;
+        let (ended, at_ns) = ended.unwrap_or((Ended::Code(255), process::now_ns()));
+        if let Some(failure) = failure {
+            let event = match target {
+                Target::Init => {
+                    self.finish_cgroup();
+                    Event::StartFailed(failure)
+                }
+                Target::Exec(id) => Event::ExecFailed { id, failure },
+            };
+            return self.tell(&event, &[]);
+        }
+        let exit = Exit {
+            code: ended.code(),
+            oom_killed: self.cgroup.oom_killed(),
+            at_ns,
+        };
+        let (name, event) = match target {
+            Target::Init => ("exit".to_owned(), Event::Exited(exit)),
+            Target::Exec(id) => (record::exec_name(&id), Event::ExecExited { id, exit }),
+        };
+        if target == Target::Init {
+            self.log.end_all();
+            self.report_dropped(true);
+        }
+        let _ = record::write_exit(self.run_dir.as_fd(), &name, &exit);
+        self.tell(&event, &[]);
+        stdio.flush_to_sockets();
+        if target == Target::Init {
+            self.finish_cgroup();
+            self.flush_clients(&mut stdio);
+        }
+    }
+
+    fn finish_cgroup(&self) {
+        if !self.owns_processes {
+            self.cgroup.kill();
+        }
+        self.cgroup.remove();
+    }
+
+    /// Only where a socket may not have a buffer that takes the rest.
+    fn flush_clients(&mut self, stdio: &mut Stdio) {
+        let deadline = Instant::now() + Duration::from_millis(FLUSH_MS_MAX);
+        while !stdio.is_flushed() && Instant::now() < deadline {
+            let mut fds = Vec::new();
+            stdio.interests(&mut fds);
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .as_millis();
+            if process::poll(&mut fds, Some(u32::try_from(left).unwrap_or(0))).is_err() {
+                return;
+            }
+            stdio.turn(&fds, &mut [0; 64], &mut self.log);
+        }
+    }
+
+    fn report_dropped(&mut self, now: bool) {
+        let due = self.dropped_reported.elapsed() >= Duration::from_millis(DROPPED_REPORT_MS);
+        if self.log.has_dropped() && (now || due) {
+            let lines = self.log.take_dropped();
+            self.dropped_reported = Instant::now();
+            self.tell(&Event::LogDropped { lines }, &[]);
+        }
+    }
+
+    /// Tells all daemons. One that does not read for so long that its socket is full is cut off;
+    /// it learns the state when it connects again.
+    fn tell(&mut self, event: &Event, descriptors: &[BorrowedFd<'_>]) {
+        let mut writer = Writer::default();
+        event.encode(&mut writer);
+        let bytes = writer.finish();
+        self.connections
+            .retain(|connection| socket::send(connection.as_fd(), &bytes, descriptors).is_ok());
+    }
+}
+
+impl Task {
+    /// Takes what the process says before its program runs.
+    fn hear_start(&mut self) {
+        let mut buffer = [0u8; 8192];
+        while let Some(sync) = &self.sync {
+            let (length, mut descriptors) = match socket::receive(sync.as_fd(), &mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => (0, Vec::new()),
+                Ok(received) => received,
+            };
+            match buffer[..length].first() {
+                Some(&report::TERMINAL) => {
+                    if let Some(master) = descriptors.pop() {
+                        let _ = self.stdio.set_terminal(master);
+                    }
+                }
+                Some(&report::READY) => self.ready = true,
+                Some(&report::FAILED) => {
+                    self.failure = decode_failure(&buffer[..length]);
+                }
+                // Closed: by its execve, or by its end.
+                _ => {
+                    self.sync = None;
+                    if self.failure.is_none() && !self.ready {
+                        self.failure = Some(wire(&Failure::plain(
+                            "start",
+                            "process ended before its program could run".to_owned(),
+                        )));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads a failure that a child reported.
+pub(crate) fn decode_failure(message: &[u8]) -> Option<StartFailure> {
+    let (&kind, bytes) = message.split_first()?;
+    if kind != report::FAILED {
+        return None;
+    }
+    match Event::decode_all(bytes).ok()?.into_iter().next()? {
+        Event::StartFailed(failure) => Some(failure),
+        _ => None,
+    }
+}
+
+fn is_ready(fds: &[PollFd], fd: BorrowedFd<'_>) -> bool {
+    fds.iter()
+        .any(|entry| entry.descriptor() == fd.as_raw_fd() && entry.ready() != 0)
+}
+
+fn send_to(connection: &OwnedFd, event: &Event) {
+    let mut writer = Writer::default();
+    event.encode(&mut writer);
+    // One that is full is noticed at the next event.
+    let _ = socket::send(connection.as_fd(), &writer.finish(), &[]);
+}
