@@ -471,5 +471,64 @@ pub fn install(filter: &[u8]) -> io::Result<()> {
         .map(drop)
 }
 
+/// A system call as a filter sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// The kernel's number of the architecture, see [`Arch::audit`].
+    pub arch: u32,
+    /// Number of the call.
+    pub number: u32,
+    /// Its arguments.
+    pub arguments: [u64; 6],
+}
+
+impl Call {
+    fn word(&self, at: u32) -> Option<u32> {
+        match at {
+            offset::NUMBER => return Some(self.number),
+            offset::ARCH => return Some(self.arch),
+            _ => {}
+        }
+        let argument = u8::try_from(at.checked_sub(offset::low(0))? / 8).ok()?;
+        let value = *self.arguments.get(usize::from(argument))?;
+        Some(if at == offset::low(argument) {
+            low(value)
+        } else {
+            high(value)
+        })
+    }
+}
+
+/// Says what an assembled filter answers to a call, and after how many instructions, without
+/// installing it; none for bytes that are no program of ours.
+pub fn evaluate(program: &[u8], call: &Call) -> Option<(u32, usize)> {
+    let (mut at, mut word) = (0, 0);
+    for step in 1..=INSTRUCTIONS_MAX {
+        let bytes = program.get(at * INSTRUCTION_BYTES..(at + 1) * INSTRUCTION_BYTES)?;
+        let value = u32::from_ne_bytes(bytes[4..].try_into().ok()?);
+        let holds = match u16::from_ne_bytes([bytes[0], bytes[1]]) {
+            code::RETURN => return Some((value, step)),
+            code::LOAD => {
+                word = call.word(value)?;
+                None
+            }
+            code::AND => {
+                word &= value;
+                None
+            }
+            code::JUMP => {
+                at += usize::try_from(value).ok()?;
+                None
+            }
+            code::JUMP_EQUAL => Some(word == value),
+            code::JUMP_GREATER => Some(word > value),
+            code::JUMP_GREATER_OR_EQUAL => Some(word >= value),
+            _ => return None,
+        };
+        at += 1 + holds.map_or(0, |holds| usize::from(bytes[if holds { 2 } else { 3 }]));
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests;
