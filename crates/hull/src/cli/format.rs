@@ -7,11 +7,20 @@ use super::failure::Failure;
 use super::template::{Template, TemplateError};
 use super::value::Value;
 
-/// Least width of a column, blanks included.
-const COLUMN_WIDTH_MIN: usize = 10;
+/// How wide columns are, in characters.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Width {
+    /// Least width, padding included.
+    pub(crate) least: usize,
+    /// Blanks after the widest cell.
+    pub(crate) padding: usize,
+}
 
-/// Blanks between a column and the next.
-const COLUMN_PADDING: usize = 3;
+/// Columns of lists.
+const LIST_WIDTH: Width = Width {
+    least: 10,
+    padding: 3,
+};
 
 /// The name of the member that is no column.
 const HIDDEN: &str = "Label";
@@ -70,7 +79,7 @@ pub(crate) fn render(
         lines.push(parsed.execute(&printable(template, row)).map_err(failed)?);
     }
     if is_table {
-        return Ok(align(&lines, COLUMN_WIDTH_MIN));
+        return Ok(align(&lines, LIST_WIDTH));
     }
     Ok(lines.into_iter().map(|line| line + "\n").collect())
 }
@@ -121,7 +130,7 @@ fn raw(columns: &Columns, rows: &[Value]) -> String {
 }
 
 /// Aligns cells that are separated by tabs, as Go's tabwriter does.
-pub(crate) fn align(lines: &[String], width_min: usize) -> String {
+pub(crate) fn align(lines: &[String], width: Width) -> String {
     let lines: Vec<&str> = lines.iter().flat_map(|line| line.split('\n')).collect();
     let cells: Vec<Vec<&str>> = lines
         .iter()
@@ -132,7 +141,7 @@ pub(crate) fn align(lines: &[String], width_min: usize) -> String {
         for (column, cell) in line.iter().enumerate() {
             output.push_str(cell);
             if column + 1 < line.len() {
-                let width = column_width(&cells, number, column, width_min);
+                let width = column_width(&cells, number, column, width);
                 let blanks = width - cell.chars().count();
                 output.extend(std::iter::repeat_n(' ', blanks));
             }
@@ -143,14 +152,14 @@ pub(crate) fn align(lines: &[String], width_min: usize) -> String {
 }
 
 /// A column is as wide as its widest cell in the lines around that have it too.
-fn column_width(cells: &[Vec<&str>], line: usize, column: usize, width_min: usize) -> usize {
+fn column_width(cells: &[Vec<&str>], line: usize, column: usize, width: Width) -> usize {
     let has = |line: &Vec<&str>| line.len() > column + 1;
     let before = cells[..line].iter().rev().take_while(|line| has(line));
     let after = cells[line..].iter().take_while(|line| has(line));
     let widest = before
         .chain(after)
-        .map(|line| line[column].chars().count() + COLUMN_PADDING);
-    widest.max().unwrap_or(0).max(width_min)
+        .map(|line| line[column].chars().count() + width.padding);
+    widest.max().unwrap_or(0).max(width.least)
 }
 
 /// Cuts a text to `length` characters, the last of them an ellipsis.
@@ -217,7 +226,16 @@ mod tests {
             "longer than that".to_owned(),
             "c\td".to_owned(),
         ];
-        assert_eq!(align(&lines, 4), "a   b\nlonger than that\nc   d\n");
+        assert_eq!(
+            align(
+                &lines,
+                Width {
+                    least: 4,
+                    padding: 3
+                }
+            ),
+            "a   b\nlonger than that\nc   d\n"
+        );
     }
 
     #[test]

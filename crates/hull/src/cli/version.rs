@@ -1,11 +1,18 @@
 //! `hull version`.
 
+use super::Command;
 use super::failure::Failure;
+use super::format::{self, Width};
 use super::session::{Session, print, print_line};
 use super::template::Template;
 use super::value::Value;
-use super::{Command, format};
 use crate::client::API_VERSION_MAX;
+
+/// Columns of the table.
+const WIDTH: Width = Width {
+    least: 20,
+    padding: 1,
+};
 
 /// What `hull --version` prints.
 pub(crate) fn one_line() -> String {
@@ -103,7 +110,7 @@ fn table(client: &Value, server: Option<&Value>) -> String {
         format!(" Context:\t{}", client.text(&["Context"])),
     ];
     let Some(server) = server else {
-        return format::align(&lines, 18);
+        return format::align(&lines, WIDTH);
     };
     lines.push(String::new());
     match server.text(&["Platform", "Name"]) {
@@ -130,7 +137,7 @@ fn table(client: &Value, server: Option<&Value>) -> String {
             lines.push(format!("  {name}:\t{}", value.as_str().unwrap_or_default()));
         }
     }
-    format::align(&lines, 18)
+    format::align(&lines, WIDTH)
 }
 
 /// A time as Go's `time.ANSIC` writes it.
