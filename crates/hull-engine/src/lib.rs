@@ -432,11 +432,19 @@ impl Containers<'_> {
             .await
     }
 
-    /// One exec.
+    /// One exec. Its end is seen here as soon as its output has ended.
     ///
     /// # Errors
     /// `NoSuchExec`.
-    pub fn exec_inspect(&self, exec: &str) -> Result<Exec> {
+    pub async fn exec_inspect(&self, exec: &str) -> Result<Exec> {
+        let found = self.0.execs.get(exec)?;
+        if !found.running {
+            return Ok(found);
+        }
+        // The shim tells of the end before it closes the output; its owner may not have read it.
+        if let Ok(handle) = self.handle(found.container) {
+            drop(handle.ask(|reply| Request::Settle { reply }).await);
+        }
         self.0.execs.get(exec)
     }
 

@@ -78,7 +78,7 @@ struct StartBody {
 pub(super) async fn start(mut call: Call) -> Answer {
     let body: StartBody = call.json().await?;
     let containers = call.engine().containers();
-    let exec = containers.exec_inspect(call.name())?;
+    let exec = containers.exec_inspect(call.name()).await?;
     let tty = exec.request.tty;
     let size = body
         .console_size
@@ -108,6 +108,6 @@ pub(super) async fn resize(call: Call) -> Answer {
 }
 
 pub(super) async fn inspect(call: Call) -> Answer {
-    let exec = call.engine().containers().exec_inspect(call.name())?;
+    let exec = call.engine().containers().exec_inspect(call.name()).await?;
     json(&ExecInspect::show(&exec))
 }

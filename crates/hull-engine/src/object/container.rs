@@ -136,6 +136,8 @@ pub(crate) enum Request {
         request: AttachRequest,
         reply: Reply<Attached>,
     },
+    /// Take in what the shim has said by now, so that what is read after it is up to date.
+    Settle { reply: Reply<()> },
     Resize {
         target: Target,
         rows: u16,
@@ -297,6 +299,10 @@ impl Owner {
             Request::Shutdown { reply } => self.shutdown(reply).await,
             Request::Rename { name, reply } => answer(reply, self.rename(name).await),
             Request::Remove { options, reply } => self.remove(options, reply).await,
+            Request::Settle { reply } => {
+                self.settle().await;
+                answer(reply, Ok(()));
+            }
             Request::Wait { condition, reply } => answer(reply, Ok(self.wait(condition))),
             Request::Attach { request, reply } => answer(reply, self.attach(request)),
             Request::Resize {
@@ -340,6 +346,14 @@ impl Owner {
             ShimEvent::Started { .. } | ShimEvent::StartFailed(_) => {
                 tracing::debug!(container = %self.id.short(), "a start was reported late");
             }
+        }
+    }
+
+    async fn settle(&mut self) {
+        while let Some(Ok(Some(event))) =
+            self.shim.as_mut().map(|shim| shim.get_mut().try_event())
+        {
+            self.on_shim(event).await;
         }
     }
 
