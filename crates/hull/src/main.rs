@@ -8,6 +8,7 @@
 mod cli;
 mod client;
 mod daemon;
+mod shim;
 
 use std::process::ExitCode;
 
