@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <run>/s/<short id>/shim.sock   a daemon connects here
+//!                    cgroup      path of its cgroup
 //!                    status      process ids and start times, from Started on
 //!                    exit        how the container ended
 //!                    e.<id>      how an exec ended
@@ -29,6 +30,8 @@ use crate::spec::{Attachment, ExecId, Spec};
 
 /// Name of the listening socket in a run directory.
 const SOCKET: &str = "shim.sock";
+/// Name of the record of the cgroup's path in a run directory.
+const CGROUP: &str = "cgroup";
 /// Descriptors that every shim is given: plan, listener, connection, run directory.
 const GIVEN: usize = 4;
 /// How long a shim may take to say how it is.
@@ -109,7 +112,7 @@ impl Driver {
         let log_dir = open_log_dir(spec)?;
         let encoded = encode::encode(spec, &attach, log_dir.as_ref(), GIVEN)?;
         let dir = self.dir(&spec.id.short());
-        match self.spawn(&spec.id, &dir, &encoded) {
+        match self.spawn(spec, &dir, &encoded) {
             Ok(shim) => Ok(shim),
             Err((step, cause)) => {
                 let _ = std::fs::remove_dir_all(&dir);
@@ -124,12 +127,14 @@ impl Driver {
 
     fn spawn(
         &self,
-        id: &SandboxId,
-        dir: &Path,
+        spec: &Spec,
+        path: &Path,
         encoded: &encode::Encoded<'_>,
     ) -> Result<Shim, (&'static str, io::Error)> {
         let step = |step| move |cause| (step, cause);
-        let dir = make_run_dir(dir).map_err(step("create the run directory"))?;
+        let dir = make_run_dir(path).map_err(step("create the run directory"))?;
+        std::fs::write(path.join(CGROUP), &spec.cgroup.path)
+            .map_err(step("write down the cgroup"))?;
         let listener =
             socket::listen(dir.as_fd(), SOCKET).map_err(step("listen for the next daemon"))?;
         let (ours, theirs) = socket::message_pair().map_err(step("make a socket"))?;
@@ -153,7 +158,7 @@ impl Driver {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(copy);
-        Ok(Shim::new(*id, ours, child.pidfd))
+        Ok(Shim::new(spec.id, ours, child.pidfd))
     }
 
     /// Finds a sandbox again.
@@ -270,17 +275,23 @@ impl Driver {
     /// # Errors
     /// [`Error::Deadline`] when something is still alive; calling again continues.
     pub fn discard(&self, id: &SandboxId, cgroup: &str, deadline: Duration) -> Result<(), Error> {
-        self.discard_short(&id.short(), cgroup, deadline)
+        self.discard_short(&id.short(), Some(cgroup), deadline)
     }
 
-    /// As [`Driver::discard`], for a leftover of which only the short id is known.
+    /// As [`Driver::discard`], for a leftover that no record knows: its cgroup is the one that was
+    /// written down when it was started.
     ///
     /// # Errors
     /// As [`Driver::discard`].
-    pub fn discard_short(
+    pub fn discard_unknown(&self, short: &str, deadline: Duration) -> Result<(), Error> {
+        let cgroup = std::fs::read_to_string(self.dir(short).join(CGROUP)).ok();
+        self.discard_short(short, cgroup.as_deref(), deadline)
+    }
+
+    fn discard_short(
         &self,
         short: &str,
-        cgroup: &str,
+        cgroup: Option<&str>,
         deadline: Duration,
     ) -> Result<(), Error> {
         self.reap();
@@ -294,7 +305,7 @@ impl Driver {
             what: what.to_owned(),
             waited_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         };
-        if !encode::is_safe_cgroup(cgroup) {
+        if cgroup.is_some_and(|path| !encode::is_safe_cgroup(path)) {
             return Err(Error::Invalid {
                 what: "cgroup",
                 why: "has no safe path".to_owned(),
@@ -310,9 +321,12 @@ impl Driver {
             }
             let _ = process::try_wait(shim.as_fd());
         }
-        crate::cgroup::remove(cgroup, until)
-            .map_err(failed("remove the cgroup"))?
-            .map_or(Ok(()), |what| Err(late(&what)))?;
+        if let Some(cgroup) = cgroup
+            && let Some(what) =
+                crate::cgroup::remove(cgroup, until).map_err(failed("remove the cgroup"))?
+        {
+            return Err(late(&what));
+        }
         match std::fs::remove_dir_all(&dir) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
                 Err(failed("remove the run directory")(cause))

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use hull_os::namespace::{self, Kinds};
 use hull_os::process::{self, ClonePlan, Cloned, SignalSet, SingleThreaded};
-use hull_os::socket;
+use hull_os::{netlink, socket};
 use hull_plan::message::{self, StartFailure, Target};
-use hull_plan::{Failure, Plan, Process, Step};
+use hull_plan::{Failure, FailureKind, Plan, Process, Step};
 
 use crate::cgroup::Cgroup;
 use crate::inside::{self, Given};
@@ -19,6 +19,9 @@ use crate::{given, shown, take};
 
 /// As unlikely to be killed for lack of memory as anything but what is exempt.
 const OOM_SCORE_ADJ: &str = "-999";
+
+/// How long the kernel may take for one answer about links.
+const NETLINK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The whole life of a shim. An error means that nobody could be told of it.
 pub(crate) fn run() -> io::Result<()> {
@@ -154,7 +157,7 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
         Cloned::Parent { pid, pidfd } => {
             drop((streams, theirs, sources));
             root::close_lowers(plan);
-            let result = equip(plan, server, pid, &pidfd, oom_score_adj.as_deref());
+            let result = equip(plan, server, pid, oom_score_adj.as_deref());
             let told = result.and_then(|()| {
                 socket::send(ours.as_fd(), b"g", &[])
                     .map(drop)
@@ -260,7 +263,6 @@ fn equip(
     plan: &Plan<'_>,
     server: &mut Server,
     pid: u32,
-    _pidfd: &OwnedFd,
     oom_score_adj: Option<&str>,
 ) -> Result<(), Failure> {
     for step in plan.steps() {
@@ -273,6 +275,7 @@ fn equip(
             server.cgroup.attach(pid).map_err(failed)?;
         }
     }
+    make_links(plan, pid)?;
     if let Some(value) = oom_score_adj {
         std::fs::write(format!("/proc/{pid}/oom_score_adj"), value).map_err(|cause| {
             Failure::system("oom_score_adj", "write /proc/<pid>/oom_score_adj", &cause)
@@ -281,5 +284,46 @@ fn equip(
     // With this open, the end of the first process does not wait for its mounts to be taken down.
     server.mount_namespace = namespace::open(pid, "mnt").ok();
     server.owns_processes = own_kinds(plan).contains(Kinds::PID);
+    Ok(())
+}
+
+/// Makes the links, and enters the network namespace for it, for good: what the shim serves there
+/// later is opened there.
+fn make_links(plan: &Plan<'_>, pid: u32) -> Result<(), Failure> {
+    for step in plan.steps() {
+        let Step::Links {
+            host,
+            inside,
+            netns_fd_offset,
+        } = step
+        else {
+            continue;
+        };
+        let failed = |cause: io::Error| Failure::system("network", "set up networking", &cause);
+        let told = |error: netlink::NetlinkError| Failure {
+            step: "network",
+            errno: error.errno(),
+            text: format!("set up networking: {error}"),
+            kind: FailureKind::Other,
+        };
+        let mut outer = netlink::Socket::route(NETLINK_TIMEOUT).map_err(failed)?;
+        let namespace = namespace::open(pid, "net").map_err(failed)?;
+        namespace::join(namespace.as_fd(), Kinds::NETWORK).map_err(failed)?;
+        if !host.is_empty() {
+            let mut host = host.to_vec();
+            let offset = netns_fd_offset as usize;
+            if let Some(place) = host
+                .get_mut(offset..)
+                .and_then(|rest| rest.first_chunk_mut())
+            {
+                *place = namespace.as_raw_fd().to_ne_bytes();
+            }
+            outer.execute(&host).map_err(told)?;
+        }
+        if !inside.is_empty() {
+            let mut inner = netlink::Socket::route(NETLINK_TIMEOUT).map_err(failed)?;
+            inner.execute(inside).map_err(told)?;
+        }
+    }
     Ok(())
 }
