@@ -209,7 +209,8 @@ mod tests {
     };
 
     fn rows() -> Vec<Value> {
-        let text = r#"[{"ID":"b","Names":"web","Label":{"x":"1"}},{"ID":"a","Names":"db"}]"#;
+        let text =
+            r#"[{"ID":"b","Names":"web","Label":{"x":"1"}},{"ID":"a","Names":"db","Label":{}}]"#;
         serde_json::from_str(text).unwrap()
     }
 
