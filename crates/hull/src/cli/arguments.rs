@@ -93,10 +93,23 @@ pub(crate) fn parse_uint16(text: &str) -> Result<u16, String> {
     })
 }
 
-/// Turns an error of the parser into Docker's text and exit code.
-///
-/// `usage` is the usage line of the command (`ps [OPTIONS]`), `path` its name with all before it.
-pub(crate) fn failure(error: &clap::Error, parser: &Command, path: &str, usage: &str) -> Failure {
+/// The command that words were given to.
+pub(crate) struct Place<'a> {
+    /// What parsed them.
+    pub(crate) parser: &'a Command,
+    /// Its name, with that of its group before it.
+    pub(crate) path: &'a str,
+    /// What follows the name in its usage line.
+    pub(crate) usage: &'a str,
+}
+
+/// Turns an error of the parser into Docker's text and exit code; `last` is the last word.
+pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Failure {
+    let Place {
+        parser,
+        path,
+        usage,
+    } = place;
     let usage = &format!("{path} {usage}");
     let usage = usage.trim_start();
     let context = |kind| match error.get(kind) {
@@ -123,8 +136,13 @@ pub(crate) fn failure(error: &clap::Error, parser: &Command, path: &str, usage: 
         }
         ErrorKind::MissingRequiredArgument => return missing(path, usage),
         ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
-            let name = flag_name(&flag);
-            format!("flag needs an argument: {name}")
+            match last.strip_prefix('-').filter(|rest| !rest.starts_with('-')) {
+                Some(letters) => {
+                    let letter = letters.chars().last().unwrap_or('-');
+                    format!("flag needs an argument: {letter:?} in {last}")
+                }
+                None => format!("flag needs an argument: {}", flag_name(&flag)),
+            }
         }
         ErrorKind::WrongNumberOfValues | ErrorKind::TooFewValues
             if flag.starts_with('<') || flag.starts_with('[') =>
@@ -147,8 +165,10 @@ pub(crate) fn failure(error: &clap::Error, parser: &Command, path: &str, usage: 
             .to_owned(),
     };
     let program = program_name();
+    let space = if path.is_empty() { "" } else { " " };
     let message = format!(
-        "{text}\n\nUsage:  {program} {usage}\n\nRun '{program} {path} --help' for more information"
+        "{text}\n\nUsage:  {program} {usage}\n\n\
+         Run '{program} {path}{space}--help' for more information"
     );
     Failure::new(message).with_code(EXIT_USAGE)
 }
@@ -273,7 +293,15 @@ mod tests {
         let error = command()
             .try_get_matches_from(["x", "--all=maybe"])
             .unwrap_err();
-        let failure = failure(&error, &command(), "x", "[OPTIONS]");
+        let failure = failure(
+            &error,
+            &Place {
+                parser: &command(),
+                path: "x",
+                usage: "[OPTIONS]",
+            },
+            "",
+        );
         assert!(
             failure
                 .message

@@ -25,6 +25,9 @@ const LIST_WIDTH: Width = Width {
 /// The name of the member that is no column.
 const HIDDEN: &str = "Label";
 
+/// The template that prints all of a row.
+const WHOLE_ROW: &str = "{{json .}}";
+
 /// What a command can print: the names of its columns and the headers over them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Columns {
@@ -58,7 +61,7 @@ pub(crate) fn render(
     let template = match given {
         _ if style.quiet && given.is_none_or(|format| format.starts_with("table")) => columns.quiet,
         None | Some("table") => &format!("table {}", columns.table),
-        Some("json") => "{{json .}}",
+        Some("json") => WHOLE_ROW,
         Some("raw") => return Ok(raw(columns, rows)),
         Some(format) => format,
     };
@@ -76,12 +79,28 @@ pub(crate) fn render(
         lines.push(parsed.execute(&header_row(columns)).map_err(failed)?);
     }
     for row in rows {
-        lines.push(parsed.execute(&printable(template, row)).map_err(failed)?);
+        let line = parsed.execute(&printable(template, row)).map_err(failed)?;
+        lines.push(if template == WHOLE_ROW {
+            escape_for_html(&line)
+        } else {
+            line
+        });
+    }
+    if rows.is_empty() && !is_table {
+        // A template that asks for what is not there is wrong with any number of rows.
+        parsed.execute(&header_row(columns)).map_err(failed)?;
     }
     if is_table {
         return Ok(align(&lines, LIST_WIDTH));
     }
     Ok(lines.into_iter().map(|line| line + "\n").collect())
+}
+
+/// Go writes these so where a whole row becomes JSON.
+fn escape_for_html(json: &str) -> String {
+    json.replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
 }
 
 /// The headers as a row: labels are asked for by name, and that name is the header.
@@ -190,7 +209,8 @@ mod tests {
     };
 
     fn rows() -> Vec<Value> {
-        let text = r#"[{"ID":"b","Names":"web","Label":{"x":"1"}},{"ID":"a","Names":"db"}]"#;
+        let text =
+            r#"[{"ID":"b","Names":"web","Label":{"x":"1"}},{"ID":"a","Names":"db","Label":{}}]"#;
         serde_json::from_str(text).unwrap()
     }
 

@@ -8,7 +8,7 @@ use super::value::Value;
 use crate::client::{Client, ClientError};
 
 /// Sorts of things in the order in which a plain name is looked for; the path that inspects one.
-const KINDS: [(&str, &str); 9] = [
+const KINDS: [(&str, &str); 10] = [
     ("container", "/containers/{}/json"),
     ("image", "/images/{}/json"),
     ("network", "/networks/{}"),
@@ -18,6 +18,7 @@ const KINDS: [(&str, &str); 9] = [
     ("node", "/nodes/{}"),
     ("plugin", "/plugins/{}/json"),
     ("secret", "/secrets/{}"),
+    ("config", "/configs/{}"),
 ];
 
 /// `hull inspect`.
@@ -51,13 +52,14 @@ impl Command for Inspect {
         };
         if kinds.is_empty() {
             let kind = self.kind.unwrap_or_default();
-            let text = match kind.as_str() {
-                "" => "type is empty: must be one of \"config\", \"container\", \"image\", \
-                       \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \
-                       \"volume\""
-                    .to_owned(),
-                kind => format!("{kind:?} is not a valid value for --type"),
+            let problem = match kind.as_str() {
+                "" => "type is empty".to_owned(),
+                kind => format!("unknown type: {kind:?}"),
             };
+            let text = format!(
+                "{problem}: must be one of \"config\", \"container\", \"image\", \"network\", \
+                 \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\""
+            );
             return Err(Failure::new(text));
         }
         let client = session.client().await?;

@@ -92,7 +92,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
-    let Some(root) = parsed(tree::root_parser(), words, "", "[OPTIONS] COMMAND")? else {
+    let Some(root) = parsed(tree::root_parser(), words, "", "[OPTIONS] COMMAND [ARG...]")? else {
         return Ok(ExitCode::SUCCESS);
     };
     let globals = <GlobalOptions as clap::FromArgMatches>::from_arg_matches(&root)
@@ -158,6 +158,7 @@ fn parsed(
     path: &str,
     usage: &str,
 ) -> Result<Option<ArgMatches>, Failure> {
+    let last = words.last().map(|word| word.to_string_lossy().into_owned());
     let words = std::iter::once(OsString::from("hull")).chain(words);
     match parser.try_get_matches_from_mut(words) {
         Ok(matches) => Ok(Some(matches)),
@@ -174,6 +175,17 @@ fn parsed(
             session::print_line(&version::one_line())?;
             Ok(None)
         }
-        Err(error) => Err(arguments::failure(&error, &parser, path, usage)),
+        Err(error) => {
+            let place = arguments::Place {
+                parser: &parser,
+                path,
+                usage,
+            };
+            Err(arguments::failure(
+                &error,
+                &place,
+                &last.unwrap_or_default(),
+            ))
+        }
     }
 }

@@ -22,8 +22,13 @@ pub(crate) fn validate(name: &str) -> Result<(), Failure> {
         _ => ("", repository),
     };
     if rest.contains(|c: char| c.is_ascii_uppercase()) {
+        let library = if host.is_empty() && !rest.contains('/') {
+            "library/"
+        } else {
+            ""
+        };
         return Err(Failure::new(format!(
-            "invalid reference format: repository name ({rest}) must be lowercase"
+            "invalid reference format: repository name ({library}{rest}) must be lowercase"
         )));
     }
     let valid_part = |part: &str| {

@@ -224,7 +224,7 @@ mod tests {
         check(1000.0, "1kB");
         check(1_982_464.0, "1.982MB");
         check(123_456_789.0, "123.5MB");
-        check(999_999.0, "1e+03kB");
+        check(999_999.0, "1000kB");
         assert_eq!(human_size_with_precision(1_982_464.0, 3), "1.98MB");
         assert_eq!(bytes_size(25_232_932_864.0), "23.5GiB");
     }

@@ -52,9 +52,9 @@ impl ContainerOptions {
         for text in &self.expose {
             port::expose(text, &mut exposed_ports)?;
         }
-        let variables = environment::variables(&self.env_file, &self.env)
-            .map_err(|reason| format!("--env-file: {reason}"))?;
-        let env = environment::last_of_each(&variables);
+        // A flag replaces an earlier flag, but stands beside what files say: the engine decides.
+        let flags = environment::last_of_each(&self.env);
+        let env = environment::variables(&self.env_file, &flags)?;
         let attach_stdin = attached("stdin") || self.interactive;
         Ok(Config {
             hostname: text(&self.hostname),
@@ -274,8 +274,7 @@ impl ContainerOptions {
     fn labels(&self) -> Result<BTreeMap<String, String>, String> {
         let mut labels = Vec::new();
         for file in &self.label_file {
-            let lines = environment::read_file(file, |_| Some(String::new()));
-            labels.extend(lines.map_err(|reason| format!("--label-file: {reason}"))?);
+            labels.extend(environment::read_file(file, |_| None)?);
         }
         labels.extend_from_slice(&self.label);
         Ok(labels

@@ -156,10 +156,10 @@ pub(crate) struct ContainerOptions {
     #[arg(long, value_name = "uint", hide = true)]
     pub(super) io_maxiops: Option<u64>,
     /// IPv4 address (e.g., 172.30.100.104)
-    #[arg(long, value_name = "string", value_parser = parse::plain_ip)]
+    #[arg(long, value_name = "string")]
     pub(super) ip: Option<String>,
     /// IPv6 address (e.g., 2001:db8::33)
-    #[arg(long, value_name = "string", value_parser = parse::plain_ip)]
+    #[arg(long, value_name = "string")]
     pub(super) ip6: Option<String>,
     /// IPC mode to use
     #[arg(long, value_name = "string")]

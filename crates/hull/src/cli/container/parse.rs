@@ -143,14 +143,6 @@ pub(super) fn ip_address(text: &str) -> Parsed<String> {
     }
 }
 
-/// An address for `--ip` and `--ip6`, in Go's words.
-pub(super) fn plain_ip(text: &str) -> Parsed<String> {
-    match text.trim().parse::<IpAddr>() {
-        Ok(address) => Ok(address.to_string()),
-        Err(_) => Err(format!("failed to parse IP: {text:?}")),
-    }
-}
-
 /// A search domain; `.` means none.
 pub(super) fn dns_search(text: &str) -> Parsed<String> {
     let domain = text.trim_matches(' ');
