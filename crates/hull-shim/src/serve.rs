@@ -446,8 +446,10 @@ impl Server {
         self.tell(&event, &[]);
         stdio.flush_to_sockets();
         if target == Target::Init {
-            self.finish_cgroup();
             self.flush_clients(&mut stdio);
+            // Clients wait for the end of the stream, and taking a cgroup down takes the kernel long.
+            drop(stdio);
+            self.finish_cgroup();
         }
     }
 
