@@ -81,10 +81,7 @@ fn discard_unknown(core: &Core, known: &HashSet<String>) {
     };
     for short in found.iter().filter(|short| !known.contains(*short)) {
         tracing::info!(sandbox = short, "a sandbox without a record is discarded");
-        let groups = core.cgroups.list(&core.config.cgroup_parent);
-        let group = groups.iter().find(|group| group.starts_with(short.as_str()));
-        let cgroup = format!("{}/{}", core.config.cgroup_parent, group.unwrap_or(short));
-        if let Err(error) = core.driver.discard_short(short, &cgroup, DISCARD_WAIT) {
+        if let Err(error) = core.driver.discard_unknown(short, DISCARD_WAIT) {
             tracing::warn!(sandbox = short, %error, "it is left");
         }
     }
