@@ -48,14 +48,23 @@ pub(crate) fn start(steps: Process<'_>, place: &Place<'_>) -> Result<Added, Star
         |cause: io::Error| wire(&Failure::system("exec", "start an added process", &cause));
     let (stdio, streams) = stdio::make(&steps).map_err(failed)?;
     let (ours, theirs) = socket::message_pair().map_err(failed)?;
+    // Not on the same socket: the process may speak before the joiner does.
+    let (pid_reader, pid_writer) = process::pipe().map_err(failed)?;
     let proof = SingleThreaded::prove().map_err(failed)?;
     match process::clone(&proof, &ClonePlan::default()).map_err(failed)? {
-        Cloned::Child => join(&proof, steps, place, &streams, &theirs),
+        Cloned::Child => {
+            let ends = JoinerEnds {
+                streams: &streams,
+                sync: &theirs,
+                pid: &pid_writer,
+            };
+            join(&proof, steps, place, &ends)
+        }
         Cloned::Parent { pidfd, .. } => {
-            drop((streams, theirs));
+            drop((streams, theirs, pid_writer));
             // Its end is awaited first: then what it had to say is there.
             process::wait(pidfd.as_fd()).map_err(failed)?;
-            let pid = receive_pid(ours.as_fd())?;
+            let pid = receive_pid(pid_reader.as_fd(), ours.as_fd())?;
             process::set_nonblocking(ours.as_fd()).map_err(failed)?;
             Ok(Added {
                 pid,
@@ -66,29 +75,40 @@ pub(crate) fn start(steps: Process<'_>, place: &Place<'_>) -> Result<Added, Star
     }
 }
 
-fn receive_pid(sync: BorrowedFd<'_>) -> Result<u32, StartFailure> {
-    let mut buffer = [0u8; 8192];
-    let received = socket::receive(sync, &mut buffer);
-    let (length, _) =
-        received.map_err(|cause| wire(&Failure::system("exec", "join the container", &cause)))?;
-    if let Some(pid) = buffer[..length].first_chunk().filter(|_| length == 4) {
-        return Ok(u32::from_le_bytes(*pid));
+fn receive_pid(pid: BorrowedFd<'_>, sync: BorrowedFd<'_>) -> Result<u32, StartFailure> {
+    let mut number = [0u8; 4];
+    if let Ok(4) = process::read(pid, &mut number) {
+        return Ok(u32::from_le_bytes(number));
     }
+    let mut buffer = [0u8; 8192];
+    let (length, _) = socket::receive(sync, &mut buffer)
+        .map_err(|cause| wire(&Failure::system("exec", "join the container", &cause)))?;
     Err(decode_failure(&buffer[..length]).unwrap_or_else(|| {
         let text = "container process ended before the exec could join";
         wire(&Failure::plain("exec", text.to_owned()))
     }))
 }
 
+/// What the joiner keeps open.
+#[derive(Clone, Copy)]
+struct JoinerEnds<'a> {
+    streams: &'a ChildStreams,
+    sync: &'a OwnedFd,
+    pid: &'a OwnedFd,
+}
+
 /// The joiner; never returns.
-fn join(
-    proof: &SingleThreaded,
-    steps: Process<'_>,
-    place: &Place<'_>,
-    streams: &ChildStreams,
-    sync: &OwnedFd,
-) -> ! {
-    let mut keep = vec![sync.as_raw_fd(), place.init.as_raw_fd()];
+fn join(proof: &SingleThreaded, steps: Process<'_>, place: &Place<'_>, ends: &JoinerEnds<'_>) -> ! {
+    let JoinerEnds {
+        streams,
+        sync,
+        pid: pid_writer,
+    } = *ends;
+    let mut keep = vec![
+        sync.as_raw_fd(),
+        pid_writer.as_raw_fd(),
+        place.init.as_raw_fd(),
+    ];
     keep.extend(streams.descriptors());
     process::close_all_except(&mut keep);
     let failed = |step, text: &str, cause: io::Error| -> ! {
@@ -114,7 +134,7 @@ fn join(
     ) {
         Ok(Cloned::Child) => become_process(steps, streams, sync),
         Ok(Cloned::Parent { pid, .. }) => {
-            let _ = socket::send(sync.as_fd(), &pid.to_le_bytes(), &[]);
+            let _ = process::write(pid_writer.as_fd(), &pid.to_le_bytes());
             process::exit_now(0)
         }
         Err(cause) => failed("clone", "clone the added process", cause),

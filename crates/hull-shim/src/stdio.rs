@@ -92,6 +92,8 @@ pub(crate) struct Stdio {
     outputs: [Option<OwnedFd>; 2],
     clients: Vec<Client>,
     has_terminal: bool,
+    /// The terminal is still to come, so that there are no streams does not mean that they ended.
+    is_waiting_for_terminal: bool,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ pub(crate) fn make(process: &Process<'_>) -> io::Result<(Stdio, ChildStreams)> {
         outputs: [None, None],
         clients: Vec::new(),
         has_terminal: process.terminal().is_some(),
+        is_waiting_for_terminal: process.terminal().is_some(),
     };
     let null = || process::open(hull_os::mount::cwd(), c"/dev/null", libc::O_RDWR, 0);
     if stdio.has_terminal {
@@ -151,6 +154,7 @@ impl Stdio {
         process::set_nonblocking(master.as_fd())?;
         self.stdin = Some(master.try_clone()?);
         self.outputs[Stream::Stdout as usize] = Some(master);
+        self.is_waiting_for_terminal = false;
         Ok(())
     }
 
@@ -187,7 +191,7 @@ impl Stdio {
 
     /// Whether both streams have ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.outputs.iter().all(Option::is_none)
+        self.outputs.iter().all(Option::is_none) && !self.is_waiting_for_terminal
     }
 
     /// What to wait for: appended to `fds`.
