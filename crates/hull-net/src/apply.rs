@@ -1,4 +1,4 @@
-//! The few functions that bring networks into the kernel, and look what is there.
+//! The few functions that bring networks into the kernel.
 //!
 //! Every change is idempotent and named by what the caller chose before, so a change that was cut
 //! off is finished by asking for it again. Order of `ensure`: first what forbids (the table), then
@@ -10,21 +10,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hull_os::netlink::sysctl::LinkSetting;
-use hull_os::netlink::{Batch, Bridge, Link, LinkChange, NetlinkError, Socket};
-use hull_os::nft::{Family, Nftables};
+use hull_os::netlink::{Batch, Bridge, Events, Link, LinkChange, NetlinkError, Socket};
+use hull_os::nft::Nftables;
 
 use crate::Error;
 use crate::firewall::{Firewall, Foreign, Run};
-use crate::forwarding::{self, Opened};
-use crate::ipam::choose_subnet;
+use crate::forwarding::{self, BRIDGE_MARK, Forwarding, Opened};
 use crate::network::{Endpoint, Mac, Network, Subnet};
 use crate::plan::{self, LinkSteps, plan_endpoint};
 
 /// How long the kernel may take for one answer. Its lock for links is one for the whole host, and
 /// the end of many namespaces at once can hold it for seconds.
 const KERNEL_ANSWER_MS_MAX: u64 = 10_000;
-/// Largest packet where no link of the host tells another.
-const MTU_DEFAULT: u32 = 1500;
+/// How long it must be quiet after a change before we look at it, in milliseconds.
+const CHANGE_QUIET_MS: u64 = 50;
+/// How often we wait for quiet before we look all the same.
+const CHANGE_WAITS_MAX: usize = 20;
 
 /// What all networks of one daemon have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,24 +44,16 @@ pub struct Report {
     /// Foreign chains that drop what they do not know. With `cooperate` our bridges are accepted
     /// there now; with `hands-off` their traffic is lost.
     pub blocked_by: Vec<String>,
+    /// Foreign chains that should have accept rules for our bridges (or no longer have them) and
+    /// could not be changed, and why. Their traffic may be lost.
+    pub not_settled: Vec<String>,
     /// Bridges of ours that no network wants but that still have ports.
     pub bridges_in_use: Vec<String>,
 }
 
-/// A link on the host that carries our tag and belongs to a sandbox.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointLink {
-    /// Its name.
-    pub link: String,
-    /// First 12 digits of the sandbox's id.
-    pub sandbox: String,
-    /// Bridge of which it is a port, by name.
-    pub bridge: Option<String>,
-}
-
 /// The networks of one daemon.
 pub struct Networks {
-    settings: Settings,
+    pub(crate) settings: Settings,
     run: Box<Run>,
     /// What was last ensured; also keeps changes one after the other.
     wanted: Mutex<Vec<Network>>,
@@ -89,7 +82,7 @@ impl Networks {
     /// removed, unless something still uses them.
     pub fn ensure(&self, networks: &[Network]) -> Result<Report, Error> {
         let mut wanted = self.wanted();
-        let report = self.apply(networks)?;
+        let report = self.apply(networks, &wanted)?;
         *wanted = networks.to_vec();
         Ok(report)
     }
@@ -103,9 +96,38 @@ impl Networks {
             .cloned()
             .collect();
         all.push(network);
-        let report = self.apply(&all)?;
+        let report = self.apply(&all, &wanted)?;
         *wanted = all;
         Ok(report)
+    }
+
+    /// Begins to listen for what others change; see [`Networks::settle_next`].
+    pub fn watch(&self) -> Result<Events, Error> {
+        Events::open().map_err(|cause| Error::List {
+            what: "changes",
+            cause,
+        })
+    }
+
+    /// Waits until others changed routes, forwarding or nftables, then makes the kernel have the
+    /// networks again. For a thread that does nothing else: an uplink that comes later, a firewall
+    /// that is loaded anew and an administrator who turns forwarding on or off all come by here.
+    pub fn settle_next(&self, events: &mut Events) -> Result<Report, Error> {
+        let wait = |events: &mut Events, time| {
+            events.wait(time).map_err(|cause| Error::List {
+                what: "changes",
+                cause,
+            })
+        };
+        wait(events, None)?;
+        // One change of a firewall is many events; what matters is how it is left.
+        for _ in 0..CHANGE_WAITS_MAX {
+            if !wait(events, Some(Duration::from_millis(CHANGE_QUIET_MS)))? {
+                break;
+            }
+        }
+        let wanted = self.wanted();
+        self.apply(&wanted, &wanted)
     }
 
     /// Removes a network that no endpoint uses.
@@ -123,7 +145,7 @@ impl Networks {
             }
         }
         let rest: Vec<_> = wanted.iter().filter(|n| n.name != name).cloned().collect();
-        let report = self.apply(&rest)?;
+        let report = self.apply(&rest, &wanted)?;
         *wanted = rest;
         Ok(report)
     }
@@ -167,27 +189,6 @@ impl Networks {
             .map_err(|cause| Error::RemoveLink { link, cause })
     }
 
-    /// Every link of ours that belongs to a sandbox.
-    pub fn endpoints(&self) -> Result<Vec<EndpointLink>, Error> {
-        let links = self.links(&mut self.socket()?)?;
-        let name_of = |index: u32| {
-            links
-                .iter()
-                .find(|l| l.index == index)
-                .map(|l| l.name.clone())
-        };
-        Ok(links
-            .iter()
-            .filter_map(|link| {
-                Some(EndpointLink {
-                    link: link.name.clone(),
-                    sandbox: self.sandbox_of(link)?,
-                    bridge: link.master.and_then(name_of),
-                })
-            })
-            .collect())
-    }
-
     /// Removes links of ours whose sandbox is not among the known ones (first 12 digits of their
     /// ids). Gives their names. Goes on after a failure, and reports the first.
     pub fn leftovers(&self, known: &HashSet<String>) -> Result<Vec<String>, Error> {
@@ -212,143 +213,9 @@ impl Networks {
         first_failure.map_or(Ok(removed), Err)
     }
 
-    /// What differs between what was ensured and what the kernel has, one line each. Changes
-    /// nothing.
-    pub fn verify(&self) -> Result<Vec<String>, Error> {
-        let wanted = self.wanted();
-        let links = self.links(&mut self.socket()?)?;
-        let mut differences = Vec::new();
-        for network in wanted.iter() {
-            match links.iter().find(|link| link.name == network.bridge) {
-                None => differences.push(format!("bridge {} is missing", network.bridge)),
-                Some(link) if !link.up => {
-                    differences.push(format!("bridge {} is down", network.bridge));
-                }
-                Some(_) => {}
-            }
-        }
-        for link in links.iter().filter(|link| self.is_our_bridge(link)) {
-            if !wanted.iter().any(|network| network.bridge == link.name) {
-                differences.push(format!("bridge {} belongs to no network", link.name));
-            }
-        }
-        differences.extend(self.verify_table(&wanted)?);
-        Ok(differences)
-    }
-
-    fn verify_table(&self, wanted: &[Network]) -> Result<Vec<String>, Error> {
-        let list = |cause| Error::List {
-            what: "rules of our table",
-            cause,
-        };
-        let mut nft = self.nftables()?;
-        let tag = &self.settings.tag;
-        let has = nft.rules(Family::Inet, tag).map_err(list)?;
-        if wanted.is_empty() {
-            let left = (!has.is_empty()).then(|| format!("table inet {tag} belongs to no network"));
-            return Ok(left.into_iter().collect());
-        }
-        let table = plan::table(tag, wanted, &self.opened().read()?);
-        let mut differences = Vec::new();
-        let same = |rule: &hull_os::nft::Rule, chain: &str, comment: &str| {
-            rule.chain() == chain && rule.comment() == comment
-        };
-        for rule in &table.rules {
-            if !has
-                .iter()
-                .any(|found| same(rule, &found.chain, &found.comment))
-            {
-                differences.push(format!("rule {:?} is missing", rule.comment()));
-            }
-        }
-        for found in &has {
-            if !table
-                .rules
-                .iter()
-                .any(|rule| same(rule, &found.chain, &found.comment))
-            {
-                differences.push(format!("rule {:?} is not ours", found.comment));
-            }
-        }
-        for (set, mut keys) in table.sets() {
-            let mut found = nft.link_elements(Family::Inet, tag, set).map_err(list)?;
-            found.sort();
-            keys.sort();
-            if found != keys {
-                differences.push(format!("set {set} has {found:?} instead of {keys:?}"));
-            }
-        }
-        Ok(differences)
-    }
-
-    /// What we installed and why, for people: our own table, then what foreign chains have of us.
-    pub fn rules(&self) -> Result<String, Error> {
-        let wanted = self.wanted();
-        let tag = &self.settings.tag;
-        let mut lines = Vec::new();
-        if !wanted.is_empty() {
-            let table = plan::table(tag, &wanted, &self.opened().read()?);
-            for (set, keys) in table.sets() {
-                let keys: Vec<_> = keys.iter().map(|key| key.join(" . ")).collect();
-                lines.push(format!("inet {tag} @{set} = {{ {} }}", keys.join(", ")));
-            }
-            for rule in &table.rules {
-                lines.push(format!(
-                    "inet {tag} {}: {rule}  # {}",
-                    rule.chain(),
-                    rule.comment()
-                ));
-            }
-        }
-        lines.extend(self.foreign()?.list()?);
-        Ok(lines.into_iter().map(|line| line + "\n").collect())
-    }
-
-    /// A subnet of the default pools that neither the host nor `taken` uses. `bridge` is the one
-    /// that it is for: what that already has does not count as used.
-    pub fn choose_subnet(&self, bridge: &str, taken: &[Subnet]) -> Result<Subnet, Error> {
-        let mut socket = self.socket()?;
-        let own = self
-            .links(&mut socket)?
-            .iter()
-            .find(|l| l.name == bridge)
-            .map(|l| l.index);
-        let list = |what| move |cause| Error::List { what, cause };
-        let routes = socket.routes().map_err(list("routes"))?;
-        let addresses = socket.addresses().map_err(list("addresses"))?;
-        let routed = routes
-            .iter()
-            .filter(|route| !route.is_default() && (route.link.is_none() || route.link != own))
-            .map(|route| Subnet::containing(route.destination, route.prefix_length));
-        let addressed = addresses
-            .iter()
-            .filter(|address| Some(address.index) != own)
-            .map(|address| Subnet::containing(address.address, address.prefix_length));
-        let used: Vec<_> = routed
-            .chain(addressed)
-            .chain(taken.iter().copied())
-            .collect();
-        choose_subnet(&used)
-    }
-
-    /// Largest packet that leaves the host whole: that of the link of the default route.
-    pub fn uplink_mtu(&self) -> Result<u32, Error> {
-        let mut socket = self.socket()?;
-        let routes = socket.routes().map_err(|cause| Error::List {
-            what: "routes",
-            cause,
-        })?;
-        let uplink = routes
-            .iter()
-            .find(|r| r.is_default() && r.destination.is_ipv4());
-        let links = self.links(&mut socket)?;
-        let link = links
-            .iter()
-            .find(|link| Some(link.index) == uplink.and_then(|r| r.link));
-        Ok(link.map_or(MTU_DEFAULT, |link| link.mtu))
-    }
-
-    fn apply(&self, networks: &[Network]) -> Result<Report, Error> {
+    /// Brings the kernel to what is wanted. What is right already is not touched, so that watching
+    /// for changes does not see its own.
+    fn apply(&self, networks: &[Network], known: &[Network]) -> Result<Report, Error> {
         for network in networks {
             network.validate().map_err(|reason| Error::Invalid {
                 network: network.name.clone(),
@@ -361,28 +228,36 @@ impl Networks {
             what: "routes",
             cause,
         })?;
-        let opened = self.opened().plan(networks, &links, &routes)?;
-        self.apply_table(networks, &opened)?;
+        let forwarding = self.opened().plan(networks, &links, &routes)?;
+        let unchanged = networks == known && self.verify_table(networks, &forwarding)?.is_empty();
+        if !unchanged {
+            self.apply_table(networks, &forwarding)?;
+        }
         for network in networks {
             self.ensure_bridge(&mut socket, network)?;
         }
-        forwarding::open(&opened)?;
+        forwarding::open(&forwarding.opened)?;
         let bridges: Vec<_> = networks
             .iter()
             .map(|network| network.bridge.clone())
             .collect();
-        let blockers = self.foreign()?.settle(self.settings.firewall, &bridges)?;
-        Ok(Report {
-            blocked_by: blockers.iter().map(ToString::to_string).collect(),
-            bridges_in_use: self.remove_bridges(&mut socket, &bridges)?,
-        })
+        let ours = links.iter().filter(|link| self.is_our_bridge(link));
+        let gone: Vec<_> = ours
+            .map(|link| link.name.clone())
+            .filter(|name| !bridges.contains(name))
+            .collect();
+        let mut report = self
+            .foreign()?
+            .settle(self.settings.firewall, &bridges, &gone)?;
+        report.bridges_in_use = self.remove_bridges(&mut socket, &bridges)?;
+        Ok(report)
     }
 
-    fn apply_table(&self, networks: &[Network], opened: &[String]) -> Result<(), Error> {
+    fn apply_table(&self, networks: &[Network], forwarding: &Forwarding) -> Result<(), Error> {
         let tag = &self.settings.tag;
         let transaction = match networks {
             [] => plan::remove(tag),
-            networks => plan::table(tag, networks, opened).replace(),
+            networks => plan::table(tag, networks, forwarding).replace(),
         };
         self.nftables()?
             .commit(transaction)
@@ -475,7 +350,13 @@ impl Networks {
         })?;
         let mut batch = Batch::new();
         for pool in &network.pools {
-            batch.add_address(link.index, pool.gateway, pool.subnet.prefix_length());
+            let (gateway, prefix_length) = (pool.gateway, pool.subnet.prefix_length());
+            let there = addresses.iter().any(|a| {
+                (a.index, a.address, a.prefix_length) == (link.index, gateway, prefix_length)
+            });
+            if !there {
+                batch.add_address(link.index, gateway, prefix_length);
+            }
         }
         let wanted = |address: &hull_os::netlink::Address| {
             network.pools.iter().any(|pool| {
@@ -522,16 +403,16 @@ impl Networks {
     }
 
     fn bridge_alias(&self, network: &Network) -> String {
-        format!("{}:network:{}", self.settings.tag, network.name)
+        format!("{}{BRIDGE_MARK}{}", self.settings.tag, network.name)
     }
 
-    fn is_our_bridge(&self, link: &Link) -> bool {
+    pub(crate) fn is_our_bridge(&self, link: &Link) -> bool {
         let rest = link.alias.strip_prefix(&self.settings.tag);
-        link.kind == "bridge" && rest.is_some_and(|rest| rest.starts_with(":network:"))
+        link.kind == "bridge" && rest.is_some_and(|rest| rest.starts_with(BRIDGE_MARK))
     }
 
     /// The sandbox of a link with our alias.
-    fn sandbox_of(&self, link: &Link) -> Option<String> {
+    pub(crate) fn sandbox_of(&self, link: &Link) -> Option<String> {
         let sandbox = link
             .alias
             .strip_prefix(&self.settings.tag)?
@@ -539,37 +420,37 @@ impl Networks {
         (link.kind == "veth" && !sandbox.contains(':')).then(|| sandbox.to_owned())
     }
 
-    fn wanted(&self) -> MutexGuard<'_, Vec<Network>> {
+    pub(crate) fn wanted(&self) -> MutexGuard<'_, Vec<Network>> {
         // Replaced as a whole after success only, so a panic elsewhere cannot have left a part.
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn opened(&self) -> Opened {
+    pub(crate) fn opened(&self) -> Opened {
         Opened::new(&self.settings.run)
     }
 
-    fn links(&self, socket: &mut Socket) -> Result<Vec<Link>, Error> {
+    pub(crate) fn links(&self, socket: &mut Socket) -> Result<Vec<Link>, Error> {
         socket.links().map_err(|cause| Error::List {
             what: "links",
             cause,
         })
     }
 
-    fn socket(&self) -> Result<Socket, Error> {
+    pub(crate) fn socket(&self) -> Result<Socket, Error> {
         Socket::route(Duration::from_millis(KERNEL_ANSWER_MS_MAX)).map_err(|cause| Error::List {
             what: "links",
             cause,
         })
     }
 
-    fn nftables(&self) -> Result<Nftables, Error> {
+    pub(crate) fn nftables(&self) -> Result<Nftables, Error> {
         Nftables::open(Duration::from_millis(KERNEL_ANSWER_MS_MAX)).map_err(|cause| Error::List {
             what: "tables of nftables",
             cause,
         })
     }
 
-    fn foreign(&self) -> Result<Foreign<'_>, Error> {
+    pub(crate) fn foreign(&self) -> Result<Foreign<'_>, Error> {
         Ok(Foreign::new(
             self.nftables()?,
             &*self.run,

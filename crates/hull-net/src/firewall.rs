@@ -20,6 +20,7 @@ use hull_os::nft::{
 };
 
 use crate::Error;
+use crate::apply::Report;
 
 /// How deep chains may call each other before we stop following.
 const JUMPS_MAX: usize = 16;
@@ -70,6 +71,25 @@ enum Way {
     },
     Legacy,
     Firewalld,
+}
+
+impl Way {
+    fn of(chain: &Chain) -> Self {
+        if chain.table == FIREWALLD {
+            return Self::Firewalld;
+        }
+        let Chain {
+            family,
+            table,
+            name,
+            ..
+        } = chain.clone();
+        Self::Nft {
+            family,
+            table,
+            chain: name,
+        }
+    }
 }
 
 impl fmt::Display for Way {
@@ -151,42 +171,44 @@ impl<'a> Foreign<'a> {
         Self { nft, run, tag }
     }
 
-    /// Makes foreign chains let our bridges' traffic pass (or, hands off, takes out what we may
-    /// have added before). Gives the chains that block: those that were dealt with, or would
-    /// have to be.
+    /// Makes foreign chains let our bridges' traffic pass, as far as they need to (or, hands off,
+    /// takes out what we may have added before); `gone` are bridges that were ours. A chain that
+    /// refuses does not keep the others from it.
     pub(crate) fn settle(
         &mut self,
         firewall: Firewall,
         bridges: &[String],
-    ) -> Result<Vec<Blocker>, Error> {
+        gone: &[String],
+    ) -> Result<Report, Error> {
         let wanted = match firewall {
             Firewall::Cooperate => bridges,
             Firewall::HandsOff => &[],
         };
-        let mut blockers = Vec::new();
+        let mut settled = Vec::new();
         for table in self.forward_tables()? {
             let block = nft_block(&table);
-            if table.chain.table == FIREWALLD {
-                blockers.extend(block.map(|_| Blocker {
-                    way: Way::Firewalld,
-                    before: None,
-                }));
-                self.settle_firewalld(if block.is_some() { wanted } else { &[] }, bridges)?;
-                continue;
-            }
-            let way = Way::Nft {
-                family: table.chain.family,
-                table: table.chain.table.clone(),
-                chain: table.chain.name.clone(),
+            let way = Way::of(&table.chain);
+            let result = match way {
+                Way::Firewalld => {
+                    let wanted = if block.is_some() { wanted } else { &[] };
+                    self.settle_firewalld(wanted, bridges.iter().chain(gone))
+                }
+                _ => self.settle_nft(&table, block, wanted, &way),
             };
-            self.settle_nft(&table, block, wanted, &way)?;
-            blockers.extend(block.map(|before| Blocker { way, before }));
+            settled.push(result.map(|()| block.map(|before| Blocker { way, before })));
         }
-        blockers.extend(self.settle_legacy(wanted)?);
-        if bridges.is_empty() {
-            blockers.clear();
+        settled.push(self.settle_legacy(wanted));
+        let mut report = Report::default();
+        for result in settled {
+            match result {
+                Ok(Some(blocker)) if !bridges.is_empty() => {
+                    report.blocked_by.push(blocker.to_string());
+                }
+                Ok(_) => {}
+                Err(error) => report.not_settled.push(with_causes(&error)),
+            }
         }
-        Ok(blockers)
+        Ok(report)
     }
 
     fn forward_tables(&mut self) -> Result<Vec<ForeignTable>, Error> {
@@ -340,7 +362,11 @@ impl<'a> Foreign<'a> {
     }
 
     /// firewalld's trusted zone, until the next start of firewalld or of the daemon.
-    fn settle_firewalld(&self, wanted: &[String], bridges: &[String]) -> Result<(), Error> {
+    fn settle_firewalld<'b>(
+        &self,
+        wanted: &[String],
+        bridges: impl Iterator<Item = &'b String>,
+    ) -> Result<(), Error> {
         let command = |option: &str, bridge: &str| {
             let option = format!("--{option}-interface={bridge}");
             (self.run)(&["firewall-cmd", "--zone=trusted", &option]).map_err(|cause| {
@@ -412,6 +438,16 @@ impl<'a> Foreign<'a> {
         }
         Ok(lines)
     }
+}
+
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// Where a chain of nftables drops what it does not know: outer `None`, nowhere; inner `None`, by

@@ -3,7 +3,8 @@
 //! The kernel asks the link over which a packet *came*: the bridge for what a container sends,
 //! the host's own links for the replies. Both need it, and neither more than these: on a host that
 //! does not route by itself, links that we open are closed by a rule of our table for everything
-//! that is not from or to our bridges, and closed again when no network needs them.
+//! that is not for our bridges or for a link that somebody else made a forwarding one, and closed
+//! again when no network needs them.
 //!
 //! The list of opened links is a file in the run directory. It is written before the kernel is
 //! told, and like the kernel's settings it is gone after a reboot.
@@ -18,6 +19,8 @@ use crate::Error;
 use crate::network::Network;
 
 const FORWARDING: &str = "forwarding";
+/// In the alias of every bridge that such a daemon made.
+pub(crate) const BRIDGE_MARK: &str = ":network:";
 
 /// The record of opened links.
 #[derive(Debug)]
@@ -64,9 +67,10 @@ impl Opened {
         networks: &[Network],
         links: &[Link],
         routes: &[Route],
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Forwarding, Error> {
         let before = self.read()?;
-        let wanted = if host_forwards()? {
+        let host_forwards = host_forwards()?;
+        let opened: Vec<String> = if host_forwards {
             // The administrator's word now: not ours to take back, nor to restrict.
             Vec::new()
         } else {
@@ -75,16 +79,49 @@ impl Opened {
                 .filter(|link| before.contains(link) || !forwards(link))
                 .collect()
         };
-        if !host_forwards()? {
-            for link in before.iter().filter(|link| !wanted.contains(link)) {
+        if !host_forwards {
+            for link in before.iter().filter(|link| !opened.contains(link)) {
                 set(link, 0)?;
             }
         }
-        if wanted != before {
-            self.write(&wanted)?;
+        if opened != before {
+            self.write(&opened)?;
         }
-        Ok(wanted)
+        Ok(Forwarding {
+            routed: routed_by_others(networks, links, &opened),
+            opened,
+        })
     }
+}
+
+/// Links of the host that forward.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Forwarding {
+    /// Because we let them, for our networks only.
+    pub(crate) opened: Vec<String>,
+    /// Because somebody else wants it.
+    pub(crate) routed: Vec<String>,
+}
+
+pub(crate) fn routed_by_others(
+    networks: &[Network],
+    links: &[Link],
+    opened: &[String],
+) -> Vec<String> {
+    if opened.is_empty() {
+        // Nothing is closed, so nothing needs an exception.
+        return Vec::new();
+    }
+    links
+        .iter()
+        .filter(|link| !opened.contains(&link.name) && !is_bridge_of(networks, link))
+        .filter(|link| forwards(&link.name))
+        .map(|link| link.name.clone())
+        .collect()
+}
+
+fn is_bridge_of(networks: &[Network], link: &Link) -> bool {
+    networks.iter().any(|network| network.bridge == link.name)
 }
 
 /// Lets links forward. A link that vanished meanwhile needs it no more.
@@ -103,7 +140,7 @@ fn host_forwards() -> Result<bool, Error> {
     Ok(value == Some(1))
 }
 
-fn forwards(link: &str) -> bool {
+pub(crate) fn forwards(link: &str) -> bool {
     matches!(LinkSetting::ipv4(link, FORWARDING).read(), Ok(Some(1)))
 }
 
@@ -132,8 +169,9 @@ fn uplinks(networks: &[Network], links: &[Link], routes: &[Route]) -> Vec<String
             .iter()
             .any(|route| route.destination.is_ipv4() && route.link == Some(link.index))
     };
+    // Bridges of another daemon like us have their own rules and settings.
     let foreign = |link: &&Link| {
-        link.name != "lo" && !networks.iter().any(|network| network.bridge == link.name)
+        link.name != "lo" && !is_bridge_of(networks, link) && !link.alias.contains(BRIDGE_MARK)
     };
     links
         .iter()

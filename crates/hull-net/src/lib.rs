@@ -5,8 +5,9 @@
 //!     | pure
 //!     +-> plan_endpoint        requests that a shim sends for one container  plan.rs
 //!     +-> table                sets and rules of our nftables table          plan.rs
-//!   Networks                   the few functions that touch the kernel       apply.rs
-//!     ensure, attach, detach, leftovers, remove, verify, rules
+//!   Networks                   the few functions that touch the kernel
+//!     ensure, add, remove, attach, detach, leftovers, settle_next            apply.rs
+//!     endpoints, verify, rules, choose_subnet                                observe.rs
 //!       forwarding.rs          which links of the host forward, and back
 //!       firewall.rs            foreign chains that would drop our traffic
 //!   Ipam                       addresses of one subnet, in memory            ipam.rs
@@ -24,12 +25,14 @@ mod firewall;
 mod forwarding;
 mod ipam;
 mod network;
+mod observe;
 mod plan;
 
-pub use apply::{EndpointLink, Networks, Report, Settings};
+pub use apply::{Networks, Report, Settings};
 pub use firewall::{Firewall, Output, Run};
 pub use ipam::{Ipam, choose_subnet};
 pub use network::{Endpoint, InvalidNetwork, Mac, Network, Pool, Subnet};
+pub use observe::EndpointLink;
 pub use plan::{LinkSteps, host_link, plan_endpoint, plan_loopback};
 
 use std::io;

@@ -6,6 +6,7 @@ use hull_model::SandboxId;
 use hull_os::netlink::{Batch, LinkChange, Veth};
 use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdict, link_key};
 
+use crate::forwarding::Forwarding;
 use crate::network::{Endpoint, Network};
 
 /// What a shim sends for a sandbox's endpoint: requests for two network namespaces.
@@ -134,6 +135,8 @@ const BRIDGES: &str = "bridges";
 const INTERNAL: &str = "internal";
 /// Links of the host that forward only because we let them.
 const OPENED: &str = "opened";
+/// Links that forward because somebody else wants it.
+const ROUTED: &str = "routed";
 /// Verdict for traffic that leaves over the bridge that it came from.
 const SAME_BRIDGE: &str = "same_bridge";
 
@@ -163,14 +166,14 @@ pub(crate) struct Table {
     pub(crate) name: String,
     bridges: Vec<String>,
     internal: Vec<String>,
-    opened: Vec<String>,
+    forwarding: Forwarding,
     /// Bridge, and whether its endpoints reach each other.
     same_bridge: Vec<(String, bool)>,
     pub(crate) rules: Vec<Rule>,
 }
 
-/// The table for all networks; `opened` are the links of the host that we let forward.
-pub(crate) fn table(name: &str, networks: &[Network], opened: &[String]) -> Table {
+/// The table for all networks; `forwarding` are the links of the host that forward.
+pub(crate) fn table(name: &str, networks: &[Network], forwarding: &Forwarding) -> Table {
     let bridges = |which: fn(&Network) -> bool| -> Vec<String> {
         networks
             .iter()
@@ -195,7 +198,10 @@ pub(crate) fn table(name: &str, networks: &[Network], opened: &[String]) -> Tabl
         .filter(|network| network.masquerade && !network.internal)
     {
         for pool in &network.pools {
-            let why = format!("{name}: {} leaves as the host", network.name);
+            let why = format!(
+                "{name}: {} {} leaves as the host",
+                network.name, pool.subnet
+            );
             rules.push(
                 Rule::new("postrouting", &why)
                     .from_network(pool.subnet.address(), pool.subnet.prefix_length())
@@ -209,7 +215,7 @@ pub(crate) fn table(name: &str, networks: &[Network], opened: &[String]) -> Tabl
         name: name.to_owned(),
         bridges: bridges(|_| true),
         internal: bridges(|network| network.internal),
-        opened: opened.to_vec(),
+        forwarding: forwarding.clone(),
         same_bridge: networks.iter().map(|n| (n.bridge.clone(), n.icc)).collect(),
         rules,
     }
@@ -248,6 +254,7 @@ fn forward_rules(tag: &str) -> Vec<Rule> {
             .verdict(Verdict::Drop),
         rule("forwards for our networks only")
             .from_link_in(OPENED)
+            .to_link_not_in(ROUTED)
             .counted()
             .verdict(Verdict::Drop),
     ]
@@ -265,7 +272,8 @@ impl Table {
         for (set, links) in [
             (BRIDGES, &self.bridges),
             (INTERNAL, &self.internal),
-            (OPENED, &self.opened),
+            (OPENED, &self.forwarding.opened),
+            (ROUTED, &self.forwarding.routed),
         ] {
             all.add_set(family, name, set, Key::Link);
             let elements: Vec<_> = links.iter().map(|link| (link_key(&[link]), None)).collect();
@@ -294,7 +302,8 @@ impl Table {
         vec![
             (BRIDGES, single(&self.bridges)),
             (INTERNAL, single(&self.internal)),
-            (OPENED, single(&self.opened)),
+            (OPENED, single(&self.forwarding.opened)),
+            (ROUTED, single(&self.forwarding.routed)),
             (SAME_BRIDGE, self.same_bridge.iter().map(pairs).collect()),
         ]
     }

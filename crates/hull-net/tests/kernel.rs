@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::SandboxId;
@@ -230,7 +231,7 @@ fn role() {
 /// The host under test: an uplink to an outside that knows no route back to containers.
 struct Host {
     outside: Namespace,
-    networks: Networks,
+    networks: Arc<Networks>,
     run: std::path::PathBuf,
     next: u8,
 }
@@ -261,7 +262,7 @@ impl Host {
         };
         Self {
             outside,
-            networks: Networks::open(settings, Box::new(runner)),
+            networks: Arc::new(Networks::open(settings, Box::new(runner))),
             run,
             next: 1,
         }
@@ -486,7 +487,7 @@ fn the_table_reads_as_meant() {
         "iifname @internal counter packets 0 bytes 0 drop",
         "oifname @bridges ct state established,related accept comment \"hull: replies\"",
         "oifname @bridges ct status dnat accept",
-        "iifname @opened counter packets 0 bytes 0 drop",
+        "iifname @opened oifname != @routed counter packets 0 bytes 0 drop",
         "type nat hook postrouting priority srcnat; policy accept;",
         "ip saddr 172.17.0.0/16 oifname != \"hull0\" counter packets 0 bytes 0 masquerade comment",
     ] {
@@ -703,8 +704,14 @@ fn hands_off_adds_nothing_and_names_the_chain() {
     );
     assert_eq!(foreign_rules("iptables-nft"), foreign);
     let a = host.container("bridge", "172.17.0.2");
-    let _server = host.outside.serve(80);
+    let b = host.container("bridge", "172.17.0.3");
+    let _servers = [host.outside.serve(80), b.namespace.serve(80)];
     a.namespace.is_kept_from(OUTSIDE);
+    // On hosts that pass bridged frames to iptables, neighbors are lost too.
+    let bridged = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    if bridged.is_ok_and(|value| value.trim() == "1") {
+        a.namespace.is_kept_from("172.17.0.3:80");
+    }
 }
 
 #[test]
@@ -724,13 +731,129 @@ fn subnets_with_a_route_of_the_host_are_not_chosen() {
     assert_eq!(choose(), "172.18.0.0/16");
     let network = Network::default_bridge("172.18.0.0/16".parse().unwrap(), 1500);
     host.networks.ensure(&[network]).unwrap();
-    assert_eq!(choose(), "172.18.0.0/16", "its own bridge does not count");
+    run_words("ip route del 172.17.4.0/24");
+    assert_eq!(
+        choose(),
+        "172.18.0.0/16",
+        "containers of a former daemon keep their subnet"
+    );
     let other = host
         .networks
-        .choose_subnet("br-other", &[])
+        .choose_subnet("br-other", &["172.17.0.0/16".parse().unwrap()])
         .unwrap()
         .to_string();
     assert_eq!(other, "172.19.0.0/16");
     run_words("ip link set up0 mtu 1400");
     assert_eq!(host.networks.uplink_mtu().unwrap(), 1400);
+}
+
+/// Waits until `holds`, while another thread settles what others change.
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..100 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    panic!("{what}: not within three seconds");
+}
+
+#[test]
+fn what_others_change_is_settled_while_watching() {
+    if !in_own_host("what_others_change_is_settled_while_watching") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    let a = host.container("bridge", "172.17.0.2");
+    let _server = host.outside.serve(80);
+    let networks = host.networks.clone();
+    let rounds = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (watching, counter) = (networks.clone(), rounds.clone());
+    let mut events = networks.watch().unwrap();
+    std::thread::spawn(move || {
+        loop {
+            watching.settle_next(&mut events).unwrap();
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    let right = || networks.verify().unwrap().is_empty();
+
+    run_words("nft flush ruleset");
+    eventually("a firewall that is loaded anew", right);
+    a.namespace.reaches(OUTSIDE);
+
+    run_words("iptables-nft -P FORWARD DROP");
+    eventually("a policy that drops", || {
+        networks.rules().unwrap().contains("hull:hull0")
+    });
+    a.namespace.reaches(OUTSIDE);
+
+    // As Docker does when it starts after us.
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    eventually("a host that routes", || {
+        networks.rules().unwrap().contains("@opened = {  }")
+    });
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+    eventually("a host that routes no more", || {
+        networks.rules().unwrap().contains("@opened = { up0 }") && right()
+    });
+    a.namespace.reaches(OUTSIDE);
+
+    run_words("ip link add late0 type veth peer name late1");
+    run_words("ip link set late0 up");
+    run_words("ip addr add 192.0.2.1/24 dev late0");
+    eventually("a new uplink", || {
+        networks.rules().unwrap().contains("up0, late0 }")
+    });
+
+    std::thread::sleep(Duration::from_millis(500));
+    let before = rounds.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(
+        rounds.load(std::sync::atomic::Ordering::Relaxed),
+        before,
+        "it sees its own work"
+    );
+}
+
+#[test]
+fn two_daemons_on_one_host_leave_each_other_alone() {
+    if !in_own_host("two_daemons_on_one_host_leave_each_other_alone") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    let _server = host.outside.serve(80);
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    let run = host.run.join("other");
+    std::fs::create_dir_all(&run).unwrap();
+    let settings = Settings {
+        run,
+        tag: "hull-b".to_owned(),
+        firewall: Firewall::Cooperate,
+    };
+    let other = Networks::open(settings, Box::new(runner));
+    let mut network = Network::default_bridge("172.18.0.0/16".parse().unwrap(), 1500);
+    network.bridge = "hlb".to_owned();
+    other.ensure(std::slice::from_ref(&network)).unwrap();
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+
+    let a = host.container("bridge", "172.17.0.2");
+    let first = std::mem::replace(&mut host.networks, Arc::new(other));
+    let b = host.container("bridge", "172.18.0.2");
+    a.namespace.reaches(OUTSIDE);
+    b.namespace.reaches(OUTSIDE);
+    let _server_b = b.namespace.serve(80);
+    a.namespace.is_kept_from("172.18.0.2:80");
+    let nobody = HashSet::new();
+    assert_eq!(
+        first.leftovers(&nobody).unwrap(),
+        [format!("hv{}", a.id.short())]
+    );
+    first.ensure(&[]).unwrap();
+    assert_eq!(host.networks.verify().unwrap(), Vec::<String>::new());
+    host.networks
+        .ensure(std::slice::from_ref(&network))
+        .unwrap();
+    b.namespace.reaches(OUTSIDE);
 }

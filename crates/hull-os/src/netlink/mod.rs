@@ -6,6 +6,7 @@
 //!     v
 //!   Socket::execute   one send, all acknowledgements; used by daemon and shim
 //!   Socket::links / addresses / routes                                        dump.rs
+//!   Events            what others change                                      events.rs
 //! ```
 //!
 //! A socket belongs to the network namespace in which it was opened, for good. That is how the
@@ -14,6 +15,7 @@
 //! Everything blocks, at most for the timeout that was given at opening.
 
 mod dump;
+mod events;
 mod message;
 mod request;
 pub mod sysctl;
@@ -23,6 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 pub use dump::{Address, Link, Route};
+pub use events::Events;
 pub use message::Batch;
 pub use request::{Bridge, LinkChange, NETNS_FD_UNKNOWN, Veth};
 
@@ -41,6 +44,7 @@ const DUMP_PART_BYTES_MAX: usize = 32 << 10;
 const DUMP_TRIES_MAX: usize = 8;
 
 const SOL_NETLINK: i32 = 270;
+const NETLINK_ADD_MEMBERSHIP: i32 = 1;
 const NETLINK_CAP_ACK: i32 = 10;
 const NETLINK_EXT_ACK: i32 = 11;
 const NETLINK_GET_STRICT_CHK: i32 = 12;
@@ -130,6 +134,26 @@ impl Socket {
     pub(crate) fn reserve_send(&self, bytes: usize) -> io::Result<()> {
         let bytes = i32::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &bytes)
+    }
+
+    /// Receives what the kernel tells everybody in these groups.
+    fn join(&self, groups: &[i32]) -> io::Result<()> {
+        // A socket without an address has the kernel's own number 0, and nobody hears what he
+        // himself says.
+        // SAFETY: all-zero is a valid address of this plain structure.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        // SAFETY: `address` is live and its size is given; the kernel only reads.
+        check(unsafe {
+            libc::bind(
+                self.fd.as_raw_fd(),
+                (&raw const address).cast(),
+                size_of::<libc::sockaddr_nl>() as libc::socklen_t,
+            )
+        })?;
+        groups
+            .iter()
+            .try_for_each(|group| self.set_option(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group))
     }
 
     fn set_option<T: Copy>(&self, level: i32, option: i32, value: &T) -> io::Result<()> {
