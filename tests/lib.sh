@@ -73,6 +73,32 @@ finish() {
   exit $failures
 }
 
+# ---- the reference -------------------------------------------------------------------------------
+
+# Starts Debian's dockerd to compare with, in network and mount namespaces of its own; `r` is the
+# CLI that speaks to it.
+start_reference() {
+  command -v dockerd >/dev/null || skip "no dockerd here to compare with"
+  mkdir -p "$HULL_WORK/reference"
+  unshare --net --mount dockerd --data-root "$HULL_WORK/reference/data" --exec-root "$HULL_WORK/reference/run" \
+    --pidfile "$HULL_WORK/reference/pid" --host "unix://$HULL_WORK/reference.sock" --log-level error \
+    >"$HULL_WORK/reference/log" 2>&1 </dev/null &
+  echo $! >"$HULL_WORK/reference/daemon"
+  wait_until 60 reference_answers
+}
+
+reference_answers() { r version >/dev/null 2>&1; }
+
+r() { DOCKER_HOST=unix://$HULL_WORK/reference.sock DOCKER_CONFIG=$HULL_WORK/docker "$DOCKER" "$@"; }
+
+# Ends it and takes away what it leaves, since the look from outside is for ours.
+stop_reference() {
+  r ps -aq | xargs -r env DOCKER_HOST="unix://$HULL_WORK/reference.sock" "$DOCKER" rm -f >/dev/null
+  kill -TERM "$(cat "$HULL_WORK/reference/daemon")"
+  wait_until $DAEMON_STOP_S dead "$(cat "$HULL_WORK/reference/daemon")"
+  find /sys/fs/cgroup -mindepth 1 -maxdepth 2 -type d -name docker -exec rmdir {} +
+}
+
 # ---- clients -------------------------------------------------------------------------------------
 
 # The stock docker CLI, with nothing of the user's.
