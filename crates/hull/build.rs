@@ -23,7 +23,10 @@ fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed=HULL_SHIM");
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for source in SOURCES {
-        println!("cargo::rerun-if-changed={}", workspace.join(source).display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(source).display()
+        );
     }
     match program(&workspace) {
         Ok(path) => {
@@ -64,21 +67,34 @@ fn build(workspace: &Path, target: &str, out_dir: &Path) -> Result<PathBuf, Stri
     let mut command = std::process::Command::new(cargo);
     command
         .current_dir(workspace)
-        .args(["build", "--quiet", "--package", "hull-shim", "--profile", "shim"])
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            "hull-shim",
+            "--profile",
+            "shim",
+        ])
         .args(["--locked", "--offline", "--target", target, "--target-dir"])
         .arg(&target_dir);
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         let is_outer = (text.starts_with("CARGO") && text != "CARGO_HOME")
             || text.starts_with("RUSTC")
-            || ["RUSTFLAGS", "RUSTDOCFLAGS", "MAKEFLAGS", "TARGET", "HOST"].contains(&text.as_ref());
+            || ["RUSTFLAGS", "RUSTDOCFLAGS", "MAKEFLAGS", "TARGET", "HOST"]
+                .contains(&text.as_ref());
         if is_outer {
             command.env_remove(name);
         }
     }
-    let output = command.env("RUSTFLAGS", FLAGS).output().map_err(|error| error.to_string())?;
+    let output = command
+        .env("RUSTFLAGS", FLAGS)
+        .output()
+        .map_err(|error| error.to_string())?;
     if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | "));
+        return Err(String::from_utf8_lossy(&output.stderr)
+            .trim()
+            .replace('\n', " | "));
     }
     Ok(target_dir.join(target).join("shim/hull-shim"))
 }

@@ -32,7 +32,10 @@ pub(crate) fn new_id() -> std::io::Result<SandboxId> {
 
 /// RFC 3339 with nanoseconds, UTC.
 pub(crate) fn rfc3339(at_ns: i64) -> String {
-    let (seconds, nanos) = (at_ns.div_euclid(1_000_000_000), at_ns.rem_euclid(1_000_000_000));
+    let (seconds, nanos) = (
+        at_ns.div_euclid(1_000_000_000),
+        at_ns.rem_euclid(1_000_000_000),
+    );
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // The civil calendar from days since the epoch: March is the first month of the counted year.
     let shifted = days + 719_468;
@@ -41,7 +44,11 @@ pub(crate) fn rfc3339(at_ns: i64) -> String {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
@@ -55,7 +62,12 @@ mod tests {
     #[test]
     fn times_read_back_as_they_were_written() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000000000Z");
-        for at in [1, 951_782_400_000_000_000, 1_795_251_900_123_456_789, 4_107_542_399_999_999_999] {
+        for at in [
+            1,
+            951_782_400_000_000_000,
+            1_795_251_900_123_456_789,
+            4_107_542_399_999_999_999,
+        ] {
             assert_eq!(time_ns(&rfc3339(at)), Some(at));
         }
     }

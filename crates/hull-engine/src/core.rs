@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hull_model::{Digest, SandboxId};
 use hull_model::spec::ContainerSpec;
+use hull_model::{Digest, SandboxId};
 
 use crate::EngineConfig;
 use crate::api::{AttachRequest, Container, LogsRequest};
@@ -126,7 +126,10 @@ impl Core {
 
     /// Bytes of a layer's file; 0 when it is not there.
     pub(crate) fn layer_bytes(&self, layer: &Digest) -> u64 {
-        self.storage.layer_path(layer).metadata().map_or(0, |facts| facts.len())
+        self.storage
+            .layer_path(layer)
+            .metadata()
+            .map_or(0, |facts| facts.len())
     }
 
     /// Sentences about limits that this host cannot hold.

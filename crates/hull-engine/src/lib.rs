@@ -390,7 +390,11 @@ impl Containers<'_> {
     pub async fn sizes(&self, id: SandboxId) -> Result<(u64, u64)> {
         let container = self.inspect(id)?;
         let written = self.0.size_of(&container).await;
-        let layers = container.layers.iter().map(|layer| self.0.layer_bytes(layer)).sum::<u64>();
+        let layers = container
+            .layers
+            .iter()
+            .map(|layer| self.0.layer_bytes(layer))
+            .sum::<u64>();
         Ok((written, written + layers))
     }
 

@@ -68,12 +68,28 @@ impl Network {
     pub(crate) fn open(config: &BridgeConfig, run_root: &Path) -> Result<Self> {
         let tag = tag(run_root);
         let created_ns = now_ns();
-        let firewall = if config.hands_off { Firewall::HandsOff } else { Firewall::Cooperate };
-        let settings = Settings { run: run_root.to_owned(), tag: tag.clone(), firewall };
+        let firewall = if config.hands_off {
+            Firewall::HandsOff
+        } else {
+            Firewall::Cooperate
+        };
+        let settings = Settings {
+            run: run_root.to_owned(),
+            tag: tag.clone(),
+            firewall,
+        };
         let networks = Networks::open(settings, Box::new(run_program));
         if config.disabled {
-            networks.ensure(&[]).map_err(failed("take our bridges down"))?;
-            return Ok(Self { networks, tag, created_ns, bridge: None, warnings: Vec::new() });
+            networks
+                .ensure(&[])
+                .map_err(failed("take our bridges down"))?;
+            return Ok(Self {
+                networks,
+                tag,
+                created_ns,
+                bridge: None,
+                warnings: Vec::new(),
+            });
         }
         let bridge = plan_bridge(config, &tag, &networks)?;
         let report = networks
@@ -83,31 +99,55 @@ impl Network {
         for warning in &warnings {
             tracing::warn!(warning, "default bridge");
         }
-        Ok(Self { networks, tag, created_ns, bridge: Some(bridge), warnings })
+        Ok(Self {
+            networks,
+            tag,
+            created_ns,
+            bridge: Some(bridge),
+            warnings,
+        })
     }
 
     /// An address and link steps for one start.
     pub(crate) fn attach(&self, id: SandboxId, spec: &ContainerSpec) -> Result<Attachment> {
         match &spec.host.network {
             NetworkMode::Host | NetworkMode::Container(_) => Ok(Attachment::default()),
-            NetworkMode::None => Ok(Attachment { endpoint: None, steps: Some(loopback()) }),
+            NetworkMode::None => Ok(Attachment {
+                endpoint: None,
+                steps: Some(loopback()),
+            }),
             NetworkMode::Default | NetworkMode::Named(_) => {
                 let Some(bridge) = &self.bridge else {
-                    return Ok(Attachment { endpoint: None, steps: Some(loopback()) });
+                    return Ok(Attachment {
+                        endpoint: None,
+                        steps: Some(loopback()),
+                    });
                 };
                 self.attach_to(bridge, id, spec)
             }
         }
     }
 
-    fn attach_to(&self, bridge: &Bridge, id: SandboxId, spec: &ContainerSpec) -> Result<Attachment> {
-        let asked = spec.endpoints.values().next().map(|endpoint| endpoint.mac_address.as_str());
+    fn attach_to(
+        &self,
+        bridge: &Bridge,
+        id: SandboxId,
+        spec: &ContainerSpec,
+    ) -> Result<Attachment> {
+        let asked = spec
+            .endpoints
+            .values()
+            .next()
+            .map(|endpoint| endpoint.mac_address.as_str());
         let mac = asked
             .filter(|mac| !mac.is_empty())
             .map(str::parse)
             .transpose()
             .map_err(|error: hull_net::InvalidNetwork| EngineError::Invalid(error.to_string()))?;
-        let address = bridge.ipam().allocate().map_err(failed("find an address"))?;
+        let address = bridge
+            .ipam()
+            .allocate()
+            .map_err(failed("find an address"))?;
         let mut wanted = hull_net::Endpoint::only(id, vec![address]);
         wanted.mac = mac;
         let steps = match self.networks.attach(&bridge.network.name, &wanted) {
@@ -118,7 +158,9 @@ impl Network {
             }
         };
         let (IpAddr::V4(address), IpAddr::V4(gateway)) = (address, bridge.pool.gateway) else {
-            return Err(EngineError::Unsupported("the default bridge has no IPv4".to_owned()));
+            return Err(EngineError::Unsupported(
+                "the default bridge has no IPv4".to_owned(),
+            ));
         };
         let endpoint = Endpoint {
             network: DEFAULT_NETWORK.to_owned(),
@@ -129,7 +171,10 @@ impl Network {
             gateway: Some(gateway),
             mac: wanted.mac().to_string(),
         };
-        Ok(Attachment { endpoint: Some(endpoint), steps: Some(convert(steps)) })
+        Ok(Attachment {
+            endpoint: Some(endpoint),
+            steps: Some(convert(steps)),
+        })
     }
 
     /// Gives an address back.
@@ -172,8 +217,10 @@ impl Network {
             }
             return Ok(text);
         }
-        let addresses: Vec<IpAddr> =
-            endpoint.iter().map(|endpoint| IpAddr::V4(endpoint.address)).collect();
+        let addresses: Vec<IpAddr> = endpoint
+            .iter()
+            .map(|endpoint| IpAddr::V4(endpoint.address))
+            .collect();
         Ok(files::hosts(&Hosts {
             hostname,
             domain: &spec.config.domainname,
@@ -203,8 +250,12 @@ impl Network {
         if let Ok(real) = std::fs::read_to_string(path) {
             host = real;
         }
-        let servers: Vec<IpAddr> =
-            spec.host.dns.iter().filter_map(|server| server.parse().ok()).collect();
+        let servers: Vec<IpAddr> = spec
+            .host
+            .dns
+            .iter()
+            .filter_map(|server| server.parse().ok())
+            .collect();
         let overrides = ResolverOverrides {
             servers: &servers,
             search: &spec.host.dns_search,
@@ -247,18 +298,26 @@ impl Network {
                 ..plain(DEFAULT_NETWORK, "bridge")
             }
         });
-        bridge.into_iter().chain([plain("host", "host"), plain("none", "null")]).collect()
+        bridge
+            .into_iter()
+            .chain([plain("host", "host"), plain("none", "null")])
+            .collect()
     }
 
     /// Takes bridge, table and accept rules away.
     pub(crate) fn remove(&self) -> Result<()> {
-        self.networks.ensure(&[]).map(drop).map_err(failed("take our bridge down"))
+        self.networks
+            .ensure(&[])
+            .map(drop)
+            .map_err(failed("take our bridge down"))
     }
 
     /// Differences between what is wanted and what is, as sentences.
     pub(crate) fn differences(&self, containers: &[Arc<Container>]) -> Vec<String> {
-        let mut problems =
-            self.networks.verify().unwrap_or_else(|error| vec![format!("networks: {error}")]);
+        let mut problems = self
+            .networks
+            .verify()
+            .unwrap_or_else(|error| vec![format!("networks: {error}")]);
         let known: HashSet<String> = containers
             .iter()
             .filter(|container| container.state.is_live())
@@ -266,7 +325,10 @@ impl Network {
             .collect();
         for link in self.networks.endpoints().unwrap_or_default() {
             if !known.contains(&link.sandbox) {
-                problems.push(format!("link {} belongs to no running container", link.link));
+                problems.push(format!(
+                    "link {} belongs to no running container",
+                    link.link
+                ));
             }
         }
         problems
@@ -295,18 +357,31 @@ fn plan_bridge(config: &BridgeConfig, tag: &str, networks: &Networks) -> Result<
         (name, _) => name.to_owned(),
     };
     let pool = if config.address.is_empty() {
-        let subnet = networks.choose_subnet(&link, &[]).map_err(failed("choose a subnet"))?;
+        let subnet = networks
+            .choose_subnet(&link, &[])
+            .map_err(failed("choose a subnet"))?;
         Pool::of(subnet)
     } else {
         pool_of(&config.address)?
     };
-    let mtu = if config.mtu == 0 { MTU_DEFAULT } else { config.mtu };
+    let mtu = if config.mtu == 0 {
+        MTU_DEFAULT
+    } else {
+        config.mtu
+    };
     let mut network = hull_net::Network::default_bridge(pool.subnet, mtu);
     network.pools = vec![pool];
     network.bridge.clone_from(&link);
-    network.validate().map_err(|error| EngineError::Invalid(error.to_string()))?;
+    network
+        .validate()
+        .map_err(|error| EngineError::Invalid(error.to_string()))?;
     let ipam = Mutex::new(Ipam::new(&pool));
-    Ok(Bridge { id: digest_of(&format!("{tag}/{link}")), network, pool, ipam })
+    Ok(Bridge {
+        id: digest_of(&format!("{tag}/{link}")),
+        network,
+        pool,
+        ipam,
+    })
 }
 
 /// Reads `172.17.0.1/16`: the gateway with the length of the prefix.
@@ -319,13 +394,18 @@ fn pool_of(text: &str) -> Result<Pool> {
             "{text:?} is not an address with a prefix, such as 172.17.0.1/16"
         )));
     };
-    Ok(Pool { subnet: Subnet::containing(gateway, length), gateway })
+    Ok(Pool {
+        subnet: Subnet::containing(gateway, length),
+        gateway,
+    })
 }
 
 fn warnings(report: &Report, hands_off: bool) -> Vec<String> {
     let blocked = |chain: &String| {
         if hands_off {
-            format!("{chain} drops the traffic of our bridge; accept it there, or use the firewall mode cooperate")
+            format!(
+                "{chain} drops the traffic of our bridge; accept it there, or use the firewall mode cooperate"
+            )
         } else {
             format!("{chain} drops what it does not know; rules there accept our bridge")
         }
@@ -352,9 +432,13 @@ fn digest_of(text: &str) -> String {
 
 /// Starts a firewall's own program, for hosts whose rules netlink does not reach.
 fn run_program(argv: &[&str]) -> io::Result<Output> {
-    let words: Vec<CString> =
-        argv.iter().map(|word| CString::new(*word)).collect::<Result<_, _>>()?;
-    let Some(name) = argv.first() else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let words: Vec<CString> = argv
+        .iter()
+        .map(|word| CString::new(*word))
+        .collect::<Result<_, _>>()?;
+    let Some(name) = argv.first() else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
     let program = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
         .iter()
         .map(|folder| Path::new(folder).join(name))
@@ -365,5 +449,9 @@ fn run_program(argv: &[&str]) -> io::Result<Output> {
     let path = c"PATH=/usr/sbin:/usr/bin:/sbin:/bin";
     let output = hull_os::spawn::run(&program, &args, &[path, c"LC_ALL=C"], PROGRAM_WAIT)?;
     let text = String::from_utf8_lossy(&output.text).into_owned();
-    Ok(Output { code: Some(output.ended.code()), stderr: text.clone(), stdout: text })
+    Ok(Output {
+        code: Some(output.ended.code()),
+        stderr: text.clone(),
+        stdout: text,
+    })
 }

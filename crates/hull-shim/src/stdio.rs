@@ -379,15 +379,14 @@ impl Stdio {
         }
     }
 
+    /// Drops clients that hung up. The others stay to the end of the process, not only to that of
+    /// its output: when a client sees the end, the exit has been told.
     fn forget_gone(&mut self) {
-        // A client is done when it can get nothing more and has nothing more to say.
-        let ended = self.has_ended();
         let before = self.clients.len();
         let mut stdin_left = false;
         self.clients.retain(|client| {
-            let done = client.gone || (ended && client.waiting.is_empty() && !client.wants_input());
-            stdin_left |= done && client.sending;
-            !done
+            stdin_left |= client.gone && client.sending;
+            !client.gone
         });
         if before != self.clients.len() && stdin_left && self.stdin_kind == Stdin::Once {
             self.close_stdin();
@@ -396,11 +395,6 @@ impl Stdio {
 }
 
 impl Client {
-    /// It only brings input, so the end of output is not its end.
-    fn wants_input(&self) -> bool {
-        self.streams & (streams::STDOUT | streams::STDERR) == 0 && self.sending
-    }
-
     fn send(&mut self, stream: Stream, bytes: &[u8]) {
         if self.streams & stream.bit() == 0 || self.gone {
             return;

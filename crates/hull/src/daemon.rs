@@ -50,7 +50,11 @@ fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
     if tls.tls || tls.tlsverify || tls.tlscert.is_some() {
         return Err("TLS is not there yet; use -H unix://, or tcp:// on loopback".to_owned());
     }
-    if options.userns_remap.as_deref().is_some_and(|remap| !remap.is_empty()) {
+    if options
+        .userns_remap
+        .as_deref()
+        .is_some_and(|remap| !remap.is_empty())
+    {
         return Err("--userns-remap is not there yet; leave it out".to_owned());
     }
     Ok(())
@@ -70,7 +74,9 @@ async fn serve(options: DaemonOptions) -> Result<(), String> {
         signal(SignalKind::interrupt()).map_err(|e| format!("wait for signals: {e}"))?;
     // Without a handler the signal would end us; there is nothing to reload yet.
     let _hangup = signal(SignalKind::hangup()).map_err(|e| format!("wait for signals: {e}"))?;
-    let engine = Engine::open(engine_config(&options)).await.map_err(|e| e.chain())?;
+    let engine = Engine::open(engine_config(&options))
+        .await
+        .map_err(|e| e.chain())?;
     let mut sockets = Vec::new();
     let mut listeners = Vec::new();
     for host in hosts(&options) {
@@ -99,7 +105,11 @@ async fn serve(options: DaemonOptions) -> Result<(), String> {
 }
 
 fn start_log(options: &DaemonOptions) {
-    let level = if options.debug { "debug" } else { options.log_level.as_str() };
+    let level = if options.debug {
+        "debug"
+    } else {
+        options.log_level.as_str()
+    };
     let level = match level {
         "fatal" | "panic" => "error",
         other => other,
@@ -107,7 +117,10 @@ fn start_log(options: &DaemonOptions) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HULL_LOG")
         .or_else(|_| tracing_subscriber::EnvFilter::try_new(level))
         .unwrap_or_default();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
 }
 
 fn engine_config(options: &DaemonOptions) -> EngineConfig {
@@ -120,9 +133,16 @@ fn engine_config(options: &DaemonOptions) -> EngineConfig {
         init: options.init,
         bridge: BridgeConfig {
             disabled: network.bridge.as_deref() == Some("none"),
-            name: network.bridge.clone().filter(|name| name != "none").unwrap_or_default(),
+            name: network
+                .bridge
+                .clone()
+                .filter(|name| name != "none")
+                .unwrap_or_default(),
             address: network.bip.clone().unwrap_or_default(),
-            mtu: network.mtu.and_then(|mtu| u32::try_from(mtu).ok()).unwrap_or_default(),
+            mtu: network
+                .mtu
+                .and_then(|mtu| u32::try_from(mtu).ok())
+                .unwrap_or_default(),
             hands_off: !network.iptables,
         },
     }
@@ -170,7 +190,9 @@ async fn listen(
     if host.starts_with("fd://") {
         return inherited().map_err(|error| format!("take the sockets of {host}: {error}"));
     }
-    Err(format!("{host} is not a place to listen: use unix://PATH, tcp://ADDRESS:PORT or fd://"))
+    Err(format!(
+        "{host} is not a place to listen: use unix://PATH, tcp://ADDRESS:PORT or fd://"
+    ))
 }
 
 /// Sockets that systemd bound for us.
@@ -217,7 +239,10 @@ fn socket_group(asked: Option<&str>) -> io::Result<Option<u32>> {
     let find = |name: &str| {
         groups.lines().find_map(|line| {
             let mut fields = line.split(':');
-            let id = fields.next().filter(|first| *first == name).and(fields.nth(1))?;
+            let id = fields
+                .next()
+                .filter(|first| *first == name)
+                .and(fields.nth(1))?;
             id.parse::<u32>().ok()
         })
     };
@@ -225,7 +250,10 @@ fn socket_group(asked: Option<&str>) -> io::Result<Option<u32>> {
         Some("") => Ok(None),
         Some(name) => match name.parse().ok().or_else(|| find(name)) {
             Some(gid) => Ok(Some(gid)),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, format!("no group {name}"))),
+            None => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("no group {name}"),
+            )),
         },
         None => Ok(SOCKET_GROUPS.iter().find_map(|name| find(name))),
     }
@@ -233,7 +261,9 @@ fn socket_group(asked: Option<&str>) -> io::Result<Option<u32>> {
 
 /// Tells systemd that we answer.
 fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
     let sent = std::os::unix::net::UnixDatagram::unbound()
         .and_then(|socket| socket.send_to(b"READY=1", Path::new(&path)));
     if let Err(error) = sent {

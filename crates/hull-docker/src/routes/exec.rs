@@ -87,15 +87,20 @@ pub(super) async fn start(mut call: Call) -> Answer {
         Ok(Some(attached)) => Ok(hijack(call, attached, exec.request.attach.stdin)),
         Ok(None) => Ok(empty(StatusCode::OK)),
         // Docker has taken over the connection by then, and says it in the stream.
-        Err(EngineError::StartFailed { text, .. }) if !body.detach.0 => farewell(call, &exec_text(&text), tty)
-            .map_err(|cause| EngineError::io("make a socket pair for a failed exec", cause).into()),
+        Err(EngineError::StartFailed { text, .. }) if !body.detach.0 => {
+            farewell(call, &exec_text(&text), tty).map_err(|cause| {
+                EngineError::io("make a socket pair for a failed exec", cause).into()
+            })
+        }
         Err(error) => Err(error.into()),
     }
 }
 
 /// Docker's sentence around runc's words.
 fn exec_text(text: &str) -> String {
-    format!("OCI runtime exec failed: exec failed: unable to start container process: {text}: unknown")
+    format!(
+        "OCI runtime exec failed: exec failed: unable to start container process: {text}: unknown"
+    )
 }
 
 pub(super) async fn resize(call: Call) -> Answer {

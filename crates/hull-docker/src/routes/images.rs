@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
-use hull_engine::api::{Image, ImageRemoval};
 use hull_engine::EngineError;
+use hull_engine::api::{Image, ImageRemoval};
 use hull_engine::api::{ImportRequest, Progress};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -175,7 +175,12 @@ pub(super) async fn create(call: Call) -> Answer {
     };
     let engine = call.engine().clone();
     let upload = Box::new(call.into_upload());
-    let request = ImportRequest { reference, changes, message, platform };
+    let request = ImportRequest {
+        reference,
+        changes,
+        message,
+        platform,
+    };
     let id = engine.images().import(upload, request).await?;
     let line = json_line(&Line {
         status: Some(id.to_string()),

@@ -26,8 +26,8 @@ pub(crate) struct Connection {
 impl Connection {
     /// Registers a shim's socket with the runtime.
     pub(crate) fn new(shim: Shim) -> Result<Self> {
-        let socket = watch(Watched(shim))
-            .map_err(|e| EngineError::io("watch the shim's socket", e))?;
+        let socket =
+            watch(Watched(shim)).map_err(|e| EngineError::io("watch the shim's socket", e))?;
         Ok(Self { socket })
     }
 
@@ -71,7 +71,10 @@ impl Connection {
 }
 
 /// Registers a descriptor with the runtime, to be awaited until it is readable.
-#[expect(deprecated, reason = "its successor is unsafe; our types own what they watch")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; our types own what they watch"
+)]
 pub(crate) fn watch<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(owner, Interest::READABLE)
 }

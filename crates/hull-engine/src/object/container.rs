@@ -137,7 +137,9 @@ pub(crate) enum Request {
         reply: Reply<Attached>,
     },
     /// Take in what the shim has said by now, so that what is read after it is up to date.
-    Settle { reply: Reply<()> },
+    Settle {
+        reply: Reply<()>,
+    },
     Resize {
         target: Target,
         rows: u16,
@@ -350,8 +352,7 @@ impl Owner {
     }
 
     async fn settle(&mut self) {
-        while let Some(Ok(Some(event))) =
-            self.shim.as_mut().map(|shim| shim.get_mut().try_event())
+        while let Some(Ok(Some(event))) = self.shim.as_mut().map(|shim| shim.get_mut().try_event())
         {
             self.on_shim(event).await;
         }

@@ -9,9 +9,9 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hull_model::{Digest, ErrorKind};
 use hull_model::event::Subject;
 use hull_model::spec::{ContainerConfig, Healthcheck};
+use hull_model::{Digest, ErrorKind};
 use hull_storage::image::{
     ImageRecord, ImportOptions, Platform, Reference, RunConfig, SavedImage, apply_changes,
 };
@@ -172,7 +172,12 @@ fn know(record: ImageRecord) -> Result<Known> {
     let config = serde_json::to_value(&record.config)
         .map_err(|e| EngineError::step("read the image", ErrorKind::Internal, e))?;
     Ok(Known {
-        created_ns: record.config.created.as_deref().and_then(logs::time_ns).unwrap_or_default(),
+        created_ns: record
+            .config
+            .created
+            .as_deref()
+            .and_then(logs::time_ns)
+            .unwrap_or_default(),
         defaults: Arc::new(defaults(&record.config.config)),
         config: Arc::new(config),
         record: Arc::new(record),
@@ -209,7 +214,9 @@ fn defaults(run: &RunConfig) -> ContainerConfig {
 
 /// The key of a name in the table of tags.
 fn canonical(text: &str) -> Option<String> {
-    text.parse::<Reference>().ok().map(|reference| reference.with_default_tag().to_string())
+    text.parse::<Reference>()
+        .ok()
+        .map(|reference| reference.with_default_tag().to_string())
 }
 
 /// Finds by id or prefix of one, then by reference.
@@ -243,7 +250,9 @@ fn find_by_digest(tables: &Tables, text: &str) -> Option<Digest> {
         known.record.manifest.digest == digest
             && tables.tags.iter().any(|(name, tagged)| {
                 tagged.image == *id
-                    && name.parse::<Reference>().is_ok_and(|r| r.name() == repository)
+                    && name
+                        .parse::<Reference>()
+                        .is_ok_and(|r| r.name() == repository)
             })
     };
     tables
@@ -261,7 +270,8 @@ fn view(tables: &Tables, id: &Digest) -> Option<Image> {
         .filter(|(_, tagged)| tagged.image == *id)
         .collect();
     let familiar = |name: &str| {
-        name.parse::<Reference>().map_or_else(|_| name.to_owned(), |name| name.familiar())
+        name.parse::<Reference>()
+            .map_or_else(|_| name.to_owned(), |name| name.familiar())
     };
     Some(Image {
         id: *id,
@@ -363,7 +373,9 @@ pub(crate) async fn import(
 fn parse(text: &str) -> Result<Reference> {
     text.parse::<Reference>().map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        EngineError::Invalid(cause.map_or_else(|| error.to_string(), |why| format!("{error}: {why}")))
+        EngineError::Invalid(
+            cause.map_or_else(|| error.to_string(), |why| format!("{error}: {why}")),
+        )
     })
 }
 
@@ -649,7 +661,10 @@ fn import_options(request: &ImportRequest) -> Result<ImportOptions> {
     Ok(ImportOptions {
         config,
         message: request.message.clone(),
-        platform: request.platform.as_deref().map_or_else(Platform::host, platform),
+        platform: request
+            .platform
+            .as_deref()
+            .map_or_else(Platform::host, platform),
         created: rfc3339(now_ns()),
     })
 }

@@ -21,11 +21,16 @@ fn every_input_of_the_corpus_is_a_layer_or_an_error() {
         match ingest(&store, &fs::read(&path).unwrap()) {
             Ok(layer) => {
                 let reader = store.read_layer(&layer.diff_id).unwrap();
-                reader.walk::<Damage>(|_| Ok(())).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+                reader
+                    .walk::<Damage>(|_| Ok(()))
+                    .unwrap_or_else(|e| panic!("{path:?}: {e}"));
                 layers += 1;
             }
             Err(_) => errors += 1,
         }
     }
-    assert!(layers >= 8 && errors >= 8, "{layers} layers and {errors} errors");
+    assert!(
+        layers >= 8 && errors >= 8,
+        "{layers} layers and {errors} errors"
+    );
 }
