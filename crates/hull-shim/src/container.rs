@@ -44,6 +44,8 @@ pub(crate) fn run() -> io::Result<()> {
         Ok(()) => {
             // From here on nothing of the plan is needed, so its memory is given back.
             drop(mapping);
+            // SAFETY: gives free pages of the heap back; no pointer into them exists.
+            unsafe { libc::malloc_trim(0) };
             server.serve()
         }
         Err(failure) => {
@@ -53,27 +55,35 @@ pub(crate) fn run() -> io::Result<()> {
     }
 }
 
-/// Bytes of a sealed descriptor.
+/// Memory of its own: bytes of a sealed descriptor, or fresh.
 pub(crate) struct Mapping {
     address: *mut libc::c_void,
     length: usize,
 }
 
 impl Mapping {
+    /// The bytes of a sealed descriptor, to be read.
     pub(crate) fn of(fd: &OwnedFd) -> io::Result<Mapping> {
         let size = std::fs::File::from(fd.try_clone()?).metadata()?.len();
         let length = usize::try_from(size).map_err(io::Error::other)?;
+        Mapping::new(length, libc::PROT_READ, libc::MAP_PRIVATE, fd.as_raw_fd())
+    }
+
+    /// Fresh memory: a page of it costs nothing before it is written.
+    pub(crate) fn anonymous(length: usize) -> io::Result<Mapping> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Mapping::new(
+            length,
+            protection,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+        )
+    }
+
+    fn new(length: usize, protection: i32, flags: i32, fd: i32) -> io::Result<Mapping> {
+        let nowhere = std::ptr::null_mut();
         // SAFETY: a new private mapping at a place that the kernel chooses.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length,
-                libc::PROT_READ,
-                libc::MAP_PRIVATE,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
+        let address = unsafe { libc::mmap(nowhere, length, protection, flags, fd, 0) };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -84,6 +94,15 @@ impl Mapping {
         // SAFETY: mapped for reading as long as `self` lives, and sealed, so that it neither
         // changes nor shrinks.
         unsafe { std::slice::from_raw_parts(self.address.cast(), self.length) }
+    }
+}
+
+impl Mapping {
+    /// The bytes of fresh memory.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: mapped as long as `self` lives, which is borrowed alone. Writing to a mapping that
+        // may only be read ends the process; it changes nothing.
+        unsafe { std::slice::from_raw_parts_mut(self.address.cast(), self.length) }
     }
 }
 

@@ -129,8 +129,8 @@ impl Server {
 
     /// Serves until the first process has ended and everybody knows.
     pub(crate) fn serve(mut self) -> io::Result<()> {
-        // Untouched until something is read, so it costs nothing before.
-        let mut buffer = vec![0u8; READ_BYTES];
+        let mut memory = Mapping::anonymous(READ_BYTES)?;
+        let buffer = memory.bytes_mut();
         let mut fds = Vec::new();
         loop {
             let timeout = self.gather(&mut fds);
@@ -138,12 +138,12 @@ impl Server {
             // Streams first: later steps open descriptors, whose numbers may be those of ones that
             // were closed since the wait.
             for task in &mut self.tasks {
-                task.stdio.turn(&fds, &mut buffer, &mut self.log);
+                task.stdio.turn(&fds, buffer, &mut self.log);
             }
-            self.hear_requests(&fds, &mut buffer);
+            self.hear_requests(&fds, buffer);
             self.accept(&fds);
-            self.reap(&mut buffer);
-            self.hear_starts();
+            self.reap(buffer);
+            self.hear_starts(buffer);
             self.report_dropped(false);
             if self.settle() == Turn::Finished {
                 return Ok(());
@@ -334,10 +334,10 @@ impl Server {
     }
 
     /// Takes what processes say between their clone and their program.
-    fn hear_starts(&mut self) {
+    fn hear_starts(&mut self, buffer: &mut [u8]) {
         let mut started = Vec::new();
         for task in &mut self.tasks {
-            task.hear_start();
+            task.hear_start(buffer);
             if task.sync.is_none() && task.failure.is_none() && !task.announced {
                 task.announced = true;
                 started.push((task.target, task.pid));
@@ -372,7 +372,7 @@ impl Server {
             };
             task.ended = Some((ended, now));
             task.deadline = Some(Instant::now() + Duration::from_millis(DRAIN_MS_MAX));
-            task.hear_start();
+            task.hear_start(buffer);
             task.stdio.drain(buffer, &mut self.log);
             init_ended |= task.target == Target::Init;
         }
@@ -498,10 +498,9 @@ impl Server {
 
 impl Task {
     /// Takes what the process says before its program runs.
-    fn hear_start(&mut self) {
-        let mut buffer = [0u8; 8192];
+    fn hear_start(&mut self, buffer: &mut [u8]) {
         while let Some(sync) = &self.sync {
-            let (length, mut descriptors) = match socket::receive(sync.as_fd(), &mut buffer) {
+            let (length, mut descriptors) = match socket::receive(sync.as_fd(), buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => (0, Vec::new()),
                 Ok(received) => received,
