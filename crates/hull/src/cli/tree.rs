@@ -10,8 +10,9 @@ use clap::{ArgMatches, Args};
 use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
-    Command, DaemonOptions, arguments, attach, create, exec, image_list, import, inspect, kill,
-    load, logs, ps, pull, rm, rmi, run, start, stop, tag, version, wait,
+    Command, DaemonOptions, arguments, attach, bootstrap, create, diff, events, exec, export,
+    generate, history, image_list, import, info, inspect, kill, later, load, logs, pause, port, ps,
+    pull, rename, rm, rmi, run, start, stats, stop, system, tag, top, update, version, wait,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -78,24 +79,43 @@ static TOP: &[Entry] = &[
     at::<run::Run>(&["run"]),
     at::<exec::Exec>(&["exec"]),
     at::<ps::Ps>(&["ps"]),
+    at::<later::Build>(&["build"]),
     at::<pull::Pull>(&["pull"]),
+    at::<later::Push>(&["push"]),
     at::<image_list::ImageList>(&["images"]),
+    at::<later::Login>(&["login"]),
+    at::<later::Search>(&["search"]),
     at::<version::Version>(&["version"]),
+    at::<info::Info>(&["info"]),
+    at::<later::Compose>(&["compose"]),
     at::<attach::Attach>(&["attach"]),
     at::<create::Create>(&["create"]),
+    at::<diff::Diff>(&["diff"]),
+    at::<events::Events>(&["events"]),
+    at::<export::Export>(&["export"]),
+    at::<history::History>(&["history"]),
     at::<import::Import>(&["import"]),
     at::<inspect::Inspect>(&["inspect"]),
     at::<kill::Kill>(&["kill"]),
     at::<load::Load>(&["load"]),
     at::<logs::Logs>(&["logs"]),
+    at::<pause::Pause>(&["pause"]),
+    at::<port::Port>(&["port"]),
+    at::<rename::Rename>(&["rename"]),
     at::<stop::Restart>(&["restart"]),
     at::<rm::Rm>(&["rm"]),
     at::<rmi::Rmi>(&["rmi"]),
     at::<load::Save>(&["save"]),
     at::<start::Start>(&["start"]),
+    at::<stats::Stats>(&["stats"]),
     at::<stop::Stop>(&["stop"]),
     at::<tag::Tag>(&["tag"]),
+    at::<top::Top>(&["top"]),
+    at::<pause::Unpause>(&["unpause"]),
+    at::<update::Update>(&["update"]),
     at::<wait::Wait>(&["wait"]),
+    at::<generate::Completion>(&["completion"]),
+    at::<generate::Man>(&["man"]),
     Entry {
         names: &["daemon"],
         usage: "[OPTIONS]",
@@ -112,16 +132,25 @@ static GROUPS: &[Group] = &[
         entries: &[
             at::<attach::Attach>(&["attach"]),
             at::<create::Create>(&["create"]),
+            at::<diff::Diff>(&["diff"]),
             at::<exec::Exec>(&["exec"]),
+            at::<export::Export>(&["export"]),
             at::<inspect::ContainerInspect>(&["inspect"]),
             at::<kill::Kill>(&["kill"]),
             at::<logs::Logs>(&["logs"]),
             at::<ps::Ps>(&["ls", "ps", "list"]),
+            at::<pause::Pause>(&["pause"]),
+            at::<port::Port>(&["port"]),
+            at::<rename::Rename>(&["rename"]),
             at::<stop::Restart>(&["restart"]),
             at::<rm::Rm>(&["rm", "remove"]),
             at::<run::Run>(&["run"]),
             at::<start::Start>(&["start"]),
+            at::<stats::Stats>(&["stats"]),
             at::<stop::Stop>(&["stop"]),
+            at::<top::Top>(&["top"]),
+            at::<pause::Unpause>(&["unpause"]),
+            at::<update::Update>(&["update"]),
             at::<wait::Wait>(&["wait"]),
         ],
     },
@@ -129,14 +158,28 @@ static GROUPS: &[Group] = &[
         name: "image",
         about: "Manage images",
         entries: &[
+            at::<bootstrap::Bootstrap>(&["bootstrap"]),
+            at::<later::Build>(&["build"]),
+            at::<history::History>(&["history"]),
             at::<import::Import>(&["import"]),
             at::<inspect::ImageInspect>(&["inspect"]),
             at::<load::Load>(&["load"]),
             at::<image_list::ImageList>(&["ls", "list"]),
             at::<pull::Pull>(&["pull"]),
+            at::<later::Push>(&["push"]),
             at::<rmi::Rmi>(&["rm", "remove"]),
             at::<load::Save>(&["save"]),
             at::<tag::Tag>(&["tag"]),
+        ],
+    },
+    Group {
+        name: "system",
+        about: "Manage the engine",
+        entries: &[
+            at::<events::Events>(&["events"]),
+            at::<info::Info>(&["info"]),
+            at::<system::Shutdown>(&["shutdown"]),
+            at::<system::Verify>(&["verify"]),
         ],
     },
 ];
@@ -272,9 +315,9 @@ mod tests {
             (0, 2, 2)
         );
         assert!(
-            unknown("", "imags")
+            unknown("", "contianer")
                 .message
-                .contains("Did you mean 'hull images'?")
+                .contains("Did you mean 'hull container'?")
         );
         assert!(!unknown("", "xyzzy").message.contains("Did you mean"));
     }

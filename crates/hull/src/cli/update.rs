@@ -1,0 +1,123 @@
+//! `hull update`.
+
+use serde_json::{Map, Value as Json};
+
+use super::Command;
+use super::arguments::{parse_int, parse_uint16};
+use super::container::parse;
+use super::failure::Failure;
+use super::names::{self, Missing};
+use super::session::Session;
+use super::units::ram_in_bytes;
+
+/// `hull update`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Update {
+    /// Block IO (relative weight), between 10 and 1000, or 0 to disable
+    #[arg(long, value_name = "uint16", value_parser = parse_uint16)]
+    blkio_weight: Option<u16>,
+    /// Limit CPU CFS (Completely Fair Scheduler) period
+    #[arg(long, value_name = "int", value_parser = parse_int)]
+    cpu_period: Option<i64>,
+    /// Limit CPU CFS (Completely Fair Scheduler) quota
+    #[arg(long, value_name = "int", value_parser = parse_int)]
+    cpu_quota: Option<i64>,
+    /// Limit the CPU real-time period in microseconds
+    #[arg(long, value_name = "int", value_parser = parse_int)]
+    cpu_rt_period: Option<i64>,
+    /// Limit the CPU real-time runtime in microseconds
+    #[arg(long, value_name = "int", value_parser = parse_int)]
+    cpu_rt_runtime: Option<i64>,
+    /// CPU shares (relative weight)
+    #[arg(long, short, value_name = "int", value_parser = parse_int)]
+    cpu_shares: Option<i64>,
+    /// Number of CPUs
+    #[arg(long, value_name = "decimal", value_parser = parse::cpus)]
+    cpus: Option<i64>,
+    /// CPUs in which to allow execution (0-3, 0,1)
+    #[arg(long, value_name = "string")]
+    cpuset_cpus: Option<String>,
+    /// MEMs in which to allow execution (0-3, 0,1)
+    #[arg(long, value_name = "string")]
+    cpuset_mems: Option<String>,
+    /// Memory limit
+    #[arg(long, short, value_name = "bytes", value_parser = ram_in_bytes)]
+    memory: Option<i64>,
+    /// Memory soft limit
+    #[arg(long, value_name = "bytes", value_parser = ram_in_bytes)]
+    memory_reservation: Option<i64>,
+    /// Swap limit equal to memory plus swap: -1 to enable unlimited swap
+    #[arg(long, value_name = "bytes", value_parser = parse::memory_swap)]
+    memory_swap: Option<i64>,
+    /// Tune container pids limit (set -1 for unlimited)
+    #[arg(long, value_name = "int", value_parser = parse_int)]
+    pids_limit: Option<i64>,
+    /// Restart policy to apply when a container exits
+    #[arg(long, value_name = "string")]
+    restart: Option<String>,
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl Command for Update {
+    const USAGE: &str = "[OPTIONS] CONTAINER [CONTAINER...]";
+    const ABOUT: &str = "Update configuration of one or more containers";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let body = self.body()?;
+        let client = session.client().await?;
+        let update = async |name: String| {
+            let call = client
+                .post(format!("/containers/{name}/update"))
+                .json(&body)?;
+            let answer: super::value::Value = call.receive().await?;
+            for warning in answer.items(&["Warnings"]) {
+                super::session::warn_line(warning.as_str().unwrap_or_default());
+            }
+            Ok(())
+        };
+        names::each(&self.containers, Missing::Fails, update).await
+    }
+}
+
+impl Update {
+    /// Only what was given: a limit that is left out stays as it is.
+    fn body(&self) -> Result<Map<String, Json>, Failure> {
+        let number = |value: Option<i64>| value.map(Json::from);
+        let text = |value: &Option<String>| value.clone().map(Json::from);
+        let policy = self
+            .restart
+            .as_ref()
+            .map(|text| parse::restart_policy(text))
+            .transpose()?;
+        let members = [
+            ("BlkioWeight", self.blkio_weight.map(Json::from)),
+            ("CpuPeriod", number(self.cpu_period)),
+            ("CpuQuota", number(self.cpu_quota)),
+            ("CpuRealtimePeriod", number(self.cpu_rt_period)),
+            ("CpuRealtimeRuntime", number(self.cpu_rt_runtime)),
+            ("CpuShares", number(self.cpu_shares)),
+            ("NanoCpus", number(self.cpus)),
+            ("CpusetCpus", text(&self.cpuset_cpus)),
+            ("CpusetMems", text(&self.cpuset_mems)),
+            ("Memory", number(self.memory)),
+            ("MemoryReservation", number(self.memory_reservation)),
+            ("MemorySwap", number(self.memory_swap)),
+            ("PidsLimit", number(self.pids_limit)),
+            (
+                "RestartPolicy",
+                policy.and_then(|policy| serde_json::to_value(policy).ok()),
+            ),
+        ];
+        let given: Map<String, Json> = members
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect();
+        if given.is_empty() {
+            return Err(Failure::new(
+                "you must provide one or more flags when using this command",
+            ));
+        }
+        Ok(given)
+    }
+}
