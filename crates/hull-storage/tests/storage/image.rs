@@ -70,7 +70,10 @@ struct Layout {
 
 impl Layout {
     fn put(&mut self, media_type: &str, bytes: Vec<u8>) -> Descriptor {
-        let blob = Blob { digest: Hasher::digest(&bytes), size: bytes.len() as u64 };
+        let blob = Blob {
+            digest: Hasher::digest(&bytes),
+            size: bytes.len() as u64,
+        };
         self.blobs.push((blob.digest, bytes));
         Descriptor::new(media_type, blob)
     }
@@ -78,7 +81,10 @@ impl Layout {
     fn image(&mut self, config: Vec<u8>, layers: &[Vec<u8>]) -> Descriptor {
         let config = self.put("application/vnd.oci.image.config.v1+json", config);
         let kind = "application/vnd.oci.image.layer.v1.tar+gzip";
-        let layers: Vec<_> = layers.iter().map(|layer| self.put(kind, layer.clone())).collect();
+        let layers: Vec<_> = layers
+            .iter()
+            .map(|layer| self.put(kind, layer.clone()))
+            .collect();
         let manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
         let bytes = manifest.to_string().into_bytes();
         self.put("application/vnd.oci.image.manifest.v1+json", bytes)
@@ -101,27 +107,52 @@ fn a_docker_archive_is_loaded_saved_and_loaded_again_the_same() {
     let store = scratch.store("store");
     let mut seen = 0;
     let archive = docker_archive(&json!(["busybox:1", "localhost:5000/a/b"]));
-    let loaded = store.load(&archive[..], &mut |progress| seen += progress.current).unwrap();
+    let loaded = store
+        .load(&archive[..], &mut |progress| seen += progress.current)
+        .unwrap();
     assert!(seen > 0);
-    let [loaded] = &loaded[..] else { panic!("{loaded:?}") };
-    assert_eq!(names(&loaded.references), ["busybox:1", "localhost:5000/a/b:latest"]);
+    let [loaded] = &loaded[..] else {
+        panic!("{loaded:?}")
+    };
+    assert_eq!(
+        names(&loaded.references),
+        ["busybox:1", "localhost:5000/a/b:latest"]
+    );
     let image = &loaded.image;
     let (first, second) = (layer("first"), layer("second"));
     let bytes = config(&[&first, &second, &first]);
     assert_eq!(image.id, Hasher::digest(&bytes));
-    assert_eq!(store.read_blob(&image.id, 1 << 20, "config").unwrap(), bytes);
+    assert_eq!(
+        store.read_blob(&image.id, 1 << 20, "config").unwrap(),
+        bytes
+    );
     let diff_ids: Vec<Digest> = image.layers.iter().map(|layer| layer.diff_id).collect();
     let digests = [&first, &second, &first].map(|layer| Hasher::digest(layer));
     assert_eq!(diff_ids, digests);
     assert_eq!(store.layers().unwrap().len(), 2);
     assert_eq!(store.image(&image.manifest.digest).unwrap(), *image);
     let shown = serde_json::to_value(&image.config).unwrap();
-    assert_eq!((&shown["config"]["Unknown"]["x"], &shown["moby.extra"]), (&json!(1), &json!(true)));
+    assert_eq!(
+        (&shown["config"]["Unknown"]["x"], &shown["moby.extra"]),
+        (&json!(1), &json!(true))
+    );
 
     let references = loaded.references.clone();
     let mut saved = Vec::new();
-    store.save(&[SavedImage { image, references: &references }], &mut saved).unwrap();
-    for stream in [saved.clone(), gzip(&saved), zstd::encode_all(&saved[..], 3).unwrap()] {
+    store
+        .save(
+            &[SavedImage {
+                image,
+                references: &references,
+            }],
+            &mut saved,
+        )
+        .unwrap();
+    for stream in [
+        saved.clone(),
+        gzip(&saved),
+        zstd::encode_all(&saved[..], 3).unwrap(),
+    ] {
         let other = Scratch::new();
         let store = other.store("store");
         let again = load(&store, &stream).unwrap();
@@ -137,7 +168,10 @@ fn a_docker_archive_is_loaded_saved_and_loaded_again_the_same() {
     }
     let manifest = run("tar", &["-xOf", text(&file), "manifest.json"]);
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
-    assert_eq!(manifest[0]["RepoTags"], json!(["busybox:1", "localhost:5000/a/b:latest"]));
+    assert_eq!(
+        manifest[0]["RepoTags"],
+        json!(["busybox:1", "localhost:5000/a/b:latest"])
+    );
     assert_eq!(manifest[0]["Layers"].as_array().unwrap().len(), 3);
 }
 
@@ -153,16 +187,33 @@ fn an_oci_layout_gives_the_image_for_this_machine() {
     let platform = |descriptor: &Descriptor, architecture: &str| {
         let os = "linux".to_owned();
         let architecture = architecture.to_owned();
-        let platform = Platform { architecture, os, ..Platform::default() };
-        Descriptor { platform: Some(platform), ..descriptor.clone() }
+        let platform = Platform {
+            architecture,
+            os,
+            ..Platform::default()
+        };
+        Descriptor {
+            platform: Some(platform),
+            ..descriptor.clone()
+        }
     };
     let mut unknown = platform(&attestation, "unknown");
-    let note = ("vnd.docker.reference.type".to_owned(), "attestation-manifest".to_owned());
+    let note = (
+        "vnd.docker.reference.type".to_owned(),
+        "attestation-manifest".to_owned(),
+    );
     unknown.annotations.extend([note]);
     let host = Platform::host().architecture;
-    let entries = [unknown, platform(&foreign, "s390x"), platform(&native, &host)];
+    let entries = [
+        unknown,
+        platform(&foreign, "s390x"),
+        platform(&native, &host),
+    ];
     let nested = json!({"schemaVersion": 2, "manifests": entries}).to_string();
-    let nested = layout.put("application/vnd.oci.image.index.v1+json", nested.into_bytes());
+    let nested = layout.put(
+        "application/vnd.oci.image.index.v1+json",
+        nested.into_bytes(),
+    );
     let mut top = serde_json::to_value(&nested).unwrap();
     top["annotations"] = json!({
         "org.opencontainers.image.ref.name": "1.0",
@@ -173,7 +224,10 @@ fn an_oci_layout_gives_the_image_for_this_machine() {
     assert_eq!(names(&loaded[0].references), ["thing:1.0"]);
     assert_eq!(loaded[0].image.manifest.digest, native.digest);
     assert_eq!(loaded[0].image.layers[0].diff_id, Hasher::digest(&here));
-    assert_eq!(loaded[0].image.layers[0].blob.digest, Hasher::digest(&gzip(&here)));
+    assert_eq!(
+        loaded[0].image.layers[0].blob.digest,
+        Hasher::digest(&gzip(&here))
+    );
 
     // A tag alone names nothing; without a platform the first image that is there is taken.
     let top = json!({"mediaType": foreign.media_type, "digest": foreign.digest,
@@ -198,19 +252,45 @@ fn archives_that_break_their_promises_are_refused() {
     let good = config(&[&first]);
     let other = config(&[&layer("other")]);
     let wrong_name = format!("blobs/sha256/{}", "ab".repeat(32));
-    let mut loop_archive = Archive::new().file("c.json", &good).symlink("l.tar", "m.tar");
+    let mut loop_archive = Archive::new()
+        .file("c.json", &good)
+        .symlink("l.tar", "m.tar");
     loop_archive = loop_archive.symlink("m.tar", "l.tar");
     let loops = loop_archive.file("manifest.json", manifest("c.json", &["l.tar"]).as_bytes());
     let cases: [(&str, Vec<u8>); 10] = [
-        ("neither a manifest.json nor", Archive::new().file("x", b"y").end()),
-        ("neither a manifest.json nor", Archive::new().file("manifest.json", b"[]").end()),
-        ("parse manifest.json", Archive::new().file("manifest.json", b"{").end()),
-        ("gone.tar is named", with(&good, manifest("c.json", &["gone.tar"]))),
-        ("c.json is not a layer", with(&good, manifest("c.json", &["c.json"]))),
-        ("promises 1 layers and names 2", with(&good, manifest("c.json", &["l.tar", "l.tar"]))),
-        ("has the digest", with(&other, manifest("c.json", &["l.tar"]))),
+        (
+            "neither a manifest.json nor",
+            Archive::new().file("x", b"y").end(),
+        ),
+        (
+            "neither a manifest.json nor",
+            Archive::new().file("manifest.json", b"[]").end(),
+        ),
+        (
+            "parse manifest.json",
+            Archive::new().file("manifest.json", b"{").end(),
+        ),
+        (
+            "gone.tar is named",
+            with(&good, manifest("c.json", &["gone.tar"])),
+        ),
+        (
+            "c.json is not a layer",
+            with(&good, manifest("c.json", &["c.json"])),
+        ),
+        (
+            "promises 1 layers and names 2",
+            with(&good, manifest("c.json", &["l.tar", "l.tar"])),
+        ),
+        (
+            "has the digest",
+            with(&other, manifest("c.json", &["l.tar"])),
+        ),
         ("parse c.json", with(b"[]", manifest("c.json", &["l.tar"]))),
-        ("has the digest", Archive::new().file(&wrong_name, &first).end()),
+        (
+            "has the digest",
+            Archive::new().file(&wrong_name, &first).end(),
+        ),
         ("l.tar is named", loops.end()),
     ];
     for (reason, archive) in cases {
@@ -220,9 +300,15 @@ fn archives_that_break_their_promises_are_refused() {
         assert_no_leftovers(&store);
     }
     let mut archive = docker_archive(&json!(["Not A Name"]));
-    assert_eq!(load(&store, &archive).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(
+        load(&store, &archive).unwrap_err().kind(),
+        ErrorKind::InvalidArgument
+    );
     archive.truncate(700);
-    assert_eq!(load(&store, &archive).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(
+        load(&store, &archive).unwrap_err().kind(),
+        ErrorKind::InvalidArgument
+    );
 }
 
 #[test]
@@ -245,13 +331,31 @@ fn an_imported_root_file_system_is_an_image_that_can_be_built_upon() {
     assert_eq!(base.layers[0].diff_id, Hasher::digest(&layer("base")));
     let text = store.read_blob(&base.id, 1 << 20, "config").unwrap();
     let shown: Value = serde_json::from_slice(&text).unwrap();
-    assert_eq!(shown["config"], json!({"Cmd": ["sh"], "ExposedPorts": {"80/tcp": {}}}));
+    assert_eq!(
+        shown["config"],
+        json!({"Cmd": ["sh"], "ExposedPorts": {"80/tcp": {}}})
+    );
 
-    let top = store.ingest_layer(&layer("top")[..], &crate::support::keep()).unwrap();
+    let top = store
+        .ingest_layer(&layer("top")[..], &crate::support::keep())
+        .unwrap();
     let layers = [base.layers[0].clone(), LayerRef::from(&top)];
-    let built = store.put_image(ImageConfig { ..base.config.clone() }, &layers).unwrap();
-    assert_eq!(built.config.rootfs.diff_ids, [base.layers[0].diff_id, top.diff_id]);
+    let built = store
+        .put_image(
+            ImageConfig {
+                ..base.config.clone()
+            },
+            &layers,
+        )
+        .unwrap();
+    assert_eq!(
+        built.config.rootfs.diff_ids,
+        [base.layers[0].diff_id, top.diff_id]
+    );
     assert_ne!(built.id, base.id);
     store.remove_layer(&top.diff_id).unwrap();
-    assert_eq!(store.image(&built.manifest.digest).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        store.image(&built.manifest.digest).unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
 }

@@ -18,8 +18,22 @@ use crate::support::{
 };
 
 /// Sizes around every boundary of the format.
-const SIZES: [usize; 14] =
-    [0, 1, 100, 3000, 4031, 4032, 4033, 4095, 4096, 4097, 8191, 8192, 100_000, 1 << 20];
+const SIZES: [usize; 14] = [
+    0,
+    1,
+    100,
+    3000,
+    4031,
+    4032,
+    4033,
+    4095,
+    4096,
+    4097,
+    8191,
+    8192,
+    100_000,
+    1 << 20,
+];
 
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at * 31 % 251) as u8).collect()
@@ -50,7 +64,9 @@ fn make_tree(root: &Path) {
     let sparse = fs::File::create(root.join("sparse")).unwrap();
     sparse.set_len(9 << 20).unwrap();
     sparse.write_all_at(b"middle", 4 << 20).unwrap();
-    sparse.write_all_at(&pattern(10_000), (7 << 20) + 77).unwrap();
+    sparse
+        .write_all_at(&pattern(10_000), (7 << 20) + 77)
+        .unwrap();
     let script = "cd \"$0\" && mknod char c 4095 1048575 && mknod block b 7 300 && mkfifo fifo && \
         chown 100000:4294967294 size-1 && chmod 4755 size-100 && chmod 2750 empty && \
         chmod 1777 deep && chmod 0 size-3000 && \
@@ -76,14 +92,22 @@ fn pack(tree: &Path, archive: &Path, options: &[&str]) {
 }
 
 fn unpack(archive: &Path, into: &Path) {
-    let options = ["--xattrs", "--xattrs-include=*", "--same-owner", "-p", "--atime-preserve"];
+    let options = [
+        "--xattrs",
+        "--xattrs-include=*",
+        "--same-owner",
+        "-p",
+        "--atime-preserve",
+    ];
     let mut args = vec!["-C", text(into), "-xf", text(archive)];
     args.extend(options);
     run("tar", &args);
 }
 
 fn ingest_file(store: &Store, archive: &Path) -> hull_storage::Layer {
-    store.ingest_layer(fs::File::open(archive).unwrap(), &keep()).unwrap()
+    store
+        .ingest_layer(fs::File::open(archive).unwrap(), &keep())
+        .unwrap()
 }
 
 #[test]
@@ -118,10 +142,18 @@ fn a_mounted_layer_is_what_tar_unpacks_in_every_format() {
         assert_same(&listing(&mounted), &expected);
         assert_same(&read_listing(&store, &layer.diff_id), &expected);
         assert_eq!(xattrs(&mounted), xattrs(&unpacked), "{options:?}");
-        assert_eq!(expected.len() as u64, layer.inodes + 2, "two names share an inode");
+        assert_eq!(
+            expected.len() as u64,
+            layer.inodes + 2,
+            "two names share an inode"
+        );
         let stat = fs::metadata(&image).unwrap();
         assert_eq!(stat.mode() & 0o7777, 0o444);
-        assert!(stat.blocks() * 512 < 5 << 20, "holes take no room: {}", stat.blocks());
+        assert!(
+            stat.blocks() * 512 < 5 << 20,
+            "holes take no room: {}",
+            stat.blocks()
+        );
     }
 }
 
@@ -134,7 +166,11 @@ fn extraction_by_erofs_utils_and_their_own_image_agree() {
     fs::remove_file(tree.join("long-target")).unwrap();
     fs::remove_file(tree.join("n".repeat(255))).unwrap();
     let archive = scratch.path("archive.tar");
-    pack(&tree, &archive, &["--format=posix", "--xattrs", "--xattrs-include=*"]);
+    pack(
+        &tree,
+        &archive,
+        &["--format=posix", "--xattrs", "--xattrs-include=*"],
+    );
     let store = scratch.store("store");
     let layer = ingest_file(&store, &archive);
     let image = store.layer_path(&layer.diff_id);
@@ -145,7 +181,17 @@ fn extraction_by_erofs_utils_and_their_own_image_agree() {
     let theirs = scratch.path("theirs.erofs");
     run("mkfs.erofs", &["--quiet", text(&theirs), text(&tree)]);
     let by_mkfs = scratch.dir("by-mkfs");
-    run("mount", &["-t", "erofs", "-o", "loop,ro", text(&theirs), text(&by_mkfs)]);
+    run(
+        "mount",
+        &[
+            "-t",
+            "erofs",
+            "-o",
+            "loop,ro",
+            text(&theirs),
+            text(&by_mkfs),
+        ],
+    );
     let mkfs_listing = listing(&by_mkfs);
     let mkfs_xattrs = xattrs(&by_mkfs);
     run("umount", &[text(&by_mkfs)]);
@@ -165,7 +211,11 @@ fn extraction_by_erofs_utils_and_their_own_image_agree() {
             fields.join(" ")
         };
         let shown = String::from_utf8_lossy(name);
-        assert_eq!(extracted.get(name).map(|line| fields(line)), Some(fields(line)), "{shown}");
+        assert_eq!(
+            extracted.get(name).map(|line| fields(line)),
+            Some(fields(line)),
+            "{shown}"
+        );
     }
 }
 
@@ -200,15 +250,25 @@ fn whiteouts_and_opaque_directories_hide_in_a_real_overlay() {
     let upper = mounts.mount(&store, &upper.diff_id);
     let merged = scratch.dir("merged");
     let layers = format!("lowerdir={}:{}", text(&upper), text(&lower));
-    run("mount", &["-t", "overlay", "-o", &layers, "overlay", text(&merged)]);
+    run(
+        "mount",
+        &["-t", "overlay", "-o", &layers, "overlay", text(&merged)],
+    );
     let names: Vec<String> = listing(&merged)
         .into_keys()
         .map(|name| String::from_utf8(name).unwrap())
         .collect();
     run("umount", &[text(&merged)]);
     let expected = [
-        "", "file-then-dir", "file-then-dir/inside", "hidden", "hidden/y", "kept", "kept/b",
-        "replaced", "replaced/new",
+        "",
+        "file-then-dir",
+        "file-then-dir/inside",
+        "hidden",
+        "hidden/y",
+        "kept",
+        "kept/b",
+        "replaced",
+        "replaced/new",
     ];
     assert_eq!(names, expected);
 }
@@ -217,7 +277,11 @@ fn whiteouts_and_opaque_directories_hide_in_a_real_overlay() {
 fn the_last_of_several_entries_of_one_name_wins() {
     let scratch = Scratch::new();
     let store = scratch.store("store");
-    let late = Entry { mode: 0o700, uid: 5, ..Archive::entry("dir", EntryKind::Directory) };
+    let late = Entry {
+        mode: 0o700,
+        uid: 5,
+        ..Archive::entry("dir", EntryKind::Directory)
+    };
     let archive = Archive::new()
         .file("twice", b"first")
         .file("./twice", b"second")
@@ -246,7 +310,10 @@ fn the_last_of_several_entries_of_one_name_wins() {
     let stat = |name: &str| fs::symlink_metadata(root.join(name)).unwrap();
     assert_eq!((stat("dir").mode() & 0o777, stat("dir").uid()), (0o700, 5));
     assert_eq!((stat("other").nlink(), stat("content").nlink()), (1, 1));
-    assert_eq!((stat("self").nlink(), stat("self").ino()), (2, stat("twice").ino()));
+    assert_eq!(
+        (stat("self").nlink(), stat("self").ino()),
+        (2, stat("twice").ino())
+    );
     assert!(stat("tree").is_symlink() && stat("was-link").is_dir());
 }
 
@@ -273,11 +340,20 @@ fn parents_are_made_and_links_of_the_layer_followed_inside_of_it() {
         .end();
     let layer = ingest(&store, &archive).unwrap();
     let reader = store.read_layer(&layer.diff_id).unwrap();
-    for path in ["usr/lib/libc", "lib/libc", "usr/share", "/up/share", "a/b/../b/c/file"] {
+    for path in [
+        "usr/lib/libc",
+        "lib/libc",
+        "usr/share",
+        "/up/share",
+        "a/b/../b/c/file",
+    ] {
         assert!(reader.find(path.as_bytes()).unwrap().is_some(), "{path}");
     }
     let made = reader.find(b"a/b").unwrap().unwrap();
-    assert_eq!((made.mode, made.uid, made.modified.seconds), (0o755, 0, 1_700_000_000));
+    assert_eq!(
+        (made.mode, made.uid, made.modified.seconds),
+        (0o755, 0, 1_700_000_000)
+    );
     assert!(reader.find(b"a/b/c/file/x").unwrap().is_none());
 }
 
@@ -286,8 +362,15 @@ fn attributes_that_images_may_not_set_are_left_out_and_counted() {
     let scratch = Scratch::new();
     let store = scratch.store("store");
     let mut entry = Archive::entry("file", EntryKind::File);
-    for name in ["trusted.overlay.redirect", "com.apple.quarantine", "system.other", "user.kept"] {
-        entry.xattrs.push((name.as_bytes().to_vec(), b"value".to_vec()));
+    for name in [
+        "trusted.overlay.redirect",
+        "com.apple.quarantine",
+        "system.other",
+        "user.kept",
+    ] {
+        entry
+            .xattrs
+            .push((name.as_bytes().to_vec(), b"value".to_vec()));
     }
     let layer = ingest(&store, &Archive::new().add(&entry, b"x").end()).unwrap();
     assert_eq!(layer.skipped_xattrs, 3);
@@ -300,7 +383,11 @@ fn attributes_that_images_may_not_set_are_left_out_and_counted() {
 #[test]
 fn the_same_tar_gives_the_same_bytes_however_it_is_compressed() {
     let scratch = Scratch::new();
-    let archive = Archive::new().file("a", &pattern(300_000)).dir("d").link("d/l", "a").end();
+    let archive = Archive::new()
+        .file("a", &pattern(300_000))
+        .dir("d")
+        .link("d/l", "a")
+        .end();
     let (first, second) = archive.split_at(archive.len() / 2);
     let gzip = |bytes: &[u8]| {
         let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
@@ -308,12 +395,18 @@ fn the_same_tar_gives_the_same_bytes_however_it_is_compressed() {
         encoder.finish().unwrap()
     };
     let members = [gzip(first), gzip(second)].concat();
-    let frames = [zstd::encode_all(first, 3).unwrap(), zstd::encode_all(second, 3).unwrap()];
+    let frames = [
+        zstd::encode_all(first, 3).unwrap(),
+        zstd::encode_all(second, 3).unwrap(),
+    ];
     let streams = [
         (archive.clone(), Compression::None),
         (gzip(&archive), Compression::Gzip),
         (members, Compression::Gzip),
-        (zstd::encode_all(&archive[..], 3).unwrap(), Compression::Zstd),
+        (
+            zstd::encode_all(&archive[..], 3).unwrap(),
+            Compression::Zstd,
+        ),
         (frames.concat(), Compression::Zstd),
     ];
     let mut images = Vec::new();
@@ -321,10 +414,18 @@ fn the_same_tar_gives_the_same_bytes_however_it_is_compressed() {
         let store = scratch.store(&format!("store-{number}"));
         let layer = ingest(&store, stream).unwrap();
         assert_eq!(layer.compression, *compression);
-        assert_eq!((layer.blob.size, layer.tar_size), (stream.len() as u64, archive.len() as u64));
-        let blob = store.read_blob(&layer.blob.digest, 1 << 20, "blob").unwrap();
+        assert_eq!(
+            (layer.blob.size, layer.tar_size),
+            (stream.len() as u64, archive.len() as u64)
+        );
+        let blob = store
+            .read_blob(&layer.blob.digest, 1 << 20, "blob")
+            .unwrap();
         assert_eq!(blob, *stream);
-        images.push((layer.diff_id, fs::read(store.layer_path(&layer.diff_id)).unwrap()));
+        images.push((
+            layer.diff_id,
+            fs::read(store.layer_path(&layer.diff_id)).unwrap(),
+        ));
         assert_no_leftovers(&store);
     }
     assert!(images.windows(2).all(|pair| pair[0] == pair[1]));
@@ -351,8 +452,14 @@ fn a_hundred_thousand_names_in_one_directory_are_found() {
     let big = reader.find(b"big").unwrap().unwrap();
     for number in (0..100_000u32).step_by(997) {
         let name = format!("{:08x}", number.wrapping_mul(2_654_435_761));
-        assert_eq!(fs::read(root.join("big").join(&name)).unwrap(), number.to_le_bytes());
-        assert!(reader.lookup(&big, name.as_bytes()).unwrap().is_some(), "{name}");
+        assert_eq!(
+            fs::read(root.join("big").join(&name)).unwrap(),
+            number.to_le_bytes()
+        );
+        assert!(
+            reader.lookup(&big, name.as_bytes()).unwrap().is_some(),
+            "{name}"
+        );
     }
     assert!(reader.lookup(&big, b"00000000x").unwrap().is_none());
 }
@@ -363,14 +470,24 @@ fn root_attributes_and_times_before_1970_come_through() {
     let store = scratch.store("store");
     let mut root = Archive::entry("./", EntryKind::Directory);
     root.mode = 0o1777;
-    root.modified = Timestamp { seconds: -3, nanos: 500_000_000 };
+    root.modified = Timestamp {
+        seconds: -3,
+        nanos: 500_000_000,
+    };
     root.xattrs.push((b"user.root".to_vec(), vec![b'v'; 2000]));
-    let layer = ingest(&store, &Archive::new().add(&root, b"").file("f", b"x").end()).unwrap();
+    let layer = ingest(
+        &store,
+        &Archive::new().add(&root, b"").file("f", b"x").end(),
+    )
+    .unwrap();
     fsck(&store.layer_path(&layer.diff_id));
     let mounts = Mounts::new(&scratch);
     let mounted = mounts.mount(&store, &layer.diff_id);
     let stat = fs::metadata(&mounted).unwrap();
-    assert_eq!((stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()), (0o1777, -3, 500_000_000));
+    assert_eq!(
+        (stat.mode() & 0o7777, stat.mtime(), stat.mtime_nsec()),
+        (0o1777, -3, 500_000_000)
+    );
     assert!(xattrs(&mounted).contains("user.root=0x7676"));
     root.xattrs[0].1.resize(4000, b'v');
     let refused = ingest(&store, &Archive::new().add(&root, b"").end()).unwrap_err();
@@ -415,7 +532,10 @@ fn threads_that_ingest_the_same_layer_both_succeed() {
         threads.map(|thread| thread.join().unwrap()).to_vec()
     });
     assert!(layers.iter().all(|layer| *layer == layers[0]));
-    assert_eq!((store.layers().unwrap().len(), store.blobs().unwrap().len()), (1, 1));
+    assert_eq!(
+        (store.layers().unwrap().len(), store.blobs().unwrap().len()),
+        (1, 1)
+    );
     assert_no_leftovers(&store);
 }
 
@@ -430,16 +550,35 @@ fn opening_a_store_removes_half_done_work_and_verify_finds_damage() {
     assert_no_leftovers(&store);
     assert_eq!(store.verify().unwrap().len(), 0);
 
-    let blob = store.root().join("blobs/sha256").join(layer.blob.digest.hex());
+    let blob = store
+        .root()
+        .join("blobs/sha256")
+        .join(layer.blob.digest.hex());
     fs::write(&blob, "other").unwrap();
     fs::write(store.root().join("layers/stray"), "x").unwrap();
     let image = store.layer_path(&layer.diff_id);
-    fs::OpenOptions::new().write(true).open(&image).unwrap().set_len(4096).unwrap();
-    let found: Vec<String> =
-        store.verify().unwrap().iter().map(ToString::to_string).collect();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&image)
+        .unwrap()
+        .set_len(4096)
+        .unwrap();
+    let found: Vec<String> = store
+        .verify()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(found.len(), 3, "{found:?}");
     fs::remove_file(&image).unwrap();
-    let found: Vec<String> =
-        store.verify().unwrap().iter().map(ToString::to_string).collect();
-    assert!(found.iter().any(|line| line.contains("marked as durable")), "{found:?}");
+    let found: Vec<String> = store
+        .verify()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        found.iter().any(|line| line.contains("marked as durable")),
+        "{found:?}"
+    );
 }

@@ -1,6 +1,9 @@
 //! The store against real tools and the real kernel: GNU tar, erofs-utils, mounts, overlay.
 
-#![expect(clippy::disallowed_methods, reason = "the tests compare with what real tools do")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the tests compare with what real tools do"
+)]
 
 mod corpus;
 mod hostile;

@@ -88,7 +88,10 @@ pub(crate) fn text(path: &Path) -> &str {
 }
 
 pub(crate) fn keep() -> IngestOptions {
-    IngestOptions { keep_blob: true, ..IngestOptions::default() }
+    IngestOptions {
+        keep_blob: true,
+        ..IngestOptions::default()
+    }
 }
 
 pub(crate) fn ingest(store: &Store, archive: &[u8]) -> Result<Layer> {
@@ -104,21 +107,31 @@ impl Archive {
     }
 
     pub(crate) fn entry(path: &str, kind: EntryKind) -> Entry {
-        let mode = if kind == EntryKind::Directory { 0o755 } else { 0o644 };
+        let mode = if kind == EntryKind::Directory {
+            0o755
+        } else {
+            0o644
+        };
         Entry {
             path: path.as_bytes().to_vec(),
             kind,
             mode,
             uid: 0,
             gid: 0,
-            modified: Timestamp { seconds: 1_700_000_000, nanos: 0 },
+            modified: Timestamp {
+                seconds: 1_700_000_000,
+                nanos: 0,
+            },
             size: 0,
             xattrs: Vec::new(),
         }
     }
 
     pub(crate) fn add(mut self, entry: &Entry, contents: &[u8]) -> Self {
-        let entry = Entry { size: contents.len() as u64, ..entry.clone() };
+        let entry = Entry {
+            size: contents.len() as u64,
+            ..entry.clone()
+        };
         self.0.append(&entry, contents).unwrap();
         self
     }
@@ -132,11 +145,17 @@ impl Archive {
     }
 
     pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
-        self.add(&Self::entry(path, EntryKind::Symlink(target.as_bytes().to_vec())), b"")
+        self.add(
+            &Self::entry(path, EntryKind::Symlink(target.as_bytes().to_vec())),
+            b"",
+        )
     }
 
     pub(crate) fn link(self, path: &str, target: &str) -> Self {
-        self.add(&Self::entry(path, EntryKind::HardLink(target.as_bytes().to_vec())), b"")
+        self.add(
+            &Self::entry(path, EntryKind::HardLink(target.as_bytes().to_vec())),
+            b"",
+        )
     }
 
     pub(crate) fn end(self) -> Vec<u8> {
@@ -150,12 +169,25 @@ pub(crate) fn listing(root: &Path) -> BTreeMap<Vec<u8>, String> {
     let mut pending = vec![root.to_owned()];
     while let Some(path) = pending.pop() {
         let stat = fs::symlink_metadata(&path).unwrap();
-        let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
+        let name = path
+            .strip_prefix(root)
+            .unwrap()
+            .as_os_str()
+            .as_bytes()
+            .to_vec();
         let contents = if stat.is_dir() {
-            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            pending.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
             String::new()
         } else if stat.is_symlink() {
-            format!("{} -> {:?}", stat.len(), fs::read_link(&path).unwrap().as_os_str().as_bytes())
+            format!(
+                "{} -> {:?}",
+                stat.len(),
+                fs::read_link(&path).unwrap().as_os_str().as_bytes()
+            )
         } else if stat.is_file() {
             format!("{} {}", stat.len(), hash(fs::File::open(&path).unwrap()))
         } else {
@@ -221,5 +253,24 @@ pub(crate) fn assert_same(left: &BTreeMap<Vec<u8>, String>, right: &BTreeMap<Vec
 
 /// Half-done work is gone.
 pub(crate) fn assert_no_leftovers(store: &Store) {
-    assert_eq!(fs::read_dir(store.root().join("ingest")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(store.root().join("ingest")).unwrap().count(),
+        0
+    );
+}
+
+/// The same numbers in every run.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new() -> Self {
+        Self(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % end as u64) as usize
+    }
 }
