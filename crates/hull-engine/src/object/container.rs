@@ -234,7 +234,16 @@ impl Owner {
     ) -> (Owner, Handle) {
         let (sender, requests) = mpsc::channel(hull_model::limits::MAILBOX_LENGTH_MAX);
         let spec = Arc::new(record.spec.clone());
-        let first = Arc::new(view(&core, id, &record, &spec, &life, 0, Vec::new()));
+        let shown = Shown {
+            core: &core,
+            id,
+            record: &record,
+            spec: &spec,
+            life: &life,
+            pid: 0,
+            execs: Vec::new(),
+        };
+        let first = Arc::new(view(shown));
         let (snapshot, receiver) = watch::channel(first);
         let owner = Owner {
             core,
@@ -1069,15 +1078,15 @@ impl Owner {
     }
 
     pub(super) fn publish(&self) {
-        let view = view(
-            &self.core,
-            self.id,
-            &self.record,
-            &self.spec,
-            &self.life,
-            self.pid,
-            self.execs.running(),
-        );
+        let view = view(Shown {
+            core: &self.core,
+            id: self.id,
+            record: &self.record,
+            spec: &self.spec,
+            life: &self.life,
+            pid: self.pid,
+            execs: self.execs.running(),
+        });
         self.snapshot.send_replace(Arc::new(view));
     }
 
@@ -1134,15 +1143,19 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn view(
-    core: &Core,
+/// What a snapshot is made of.
+struct Shown<'a> {
+    core: &'a Core,
     id: SandboxId,
-    record: &ContainerRecord,
-    spec: &Arc<ContainerSpec>,
-    life: &StateRecord,
+    record: &'a ContainerRecord,
+    spec: &'a Arc<ContainerSpec>,
+    life: &'a StateRecord,
     pid: u32,
     execs: Vec<String>,
-) -> Container {
+}
+
+fn view(shown: Shown<'_>) -> Container {
+    let Shown { core, id, record, spec, life, pid, execs } = shown;
     let files_dir = core.container_dir(id);
     let log_path = core.log_path(spec, id);
     Container {

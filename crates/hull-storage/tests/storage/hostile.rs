@@ -8,7 +8,7 @@ use hull_storage::erofs::{Damage, FileType, Reader};
 use hull_storage::tar::{Entry, EntryKind, Writer};
 use hull_storage::{Expected, IngestOptions};
 
-use crate::support::{Archive, Scratch, assert_no_leftovers, fsck, ingest};
+use crate::support::{Archive, Random, Scratch, assert_no_leftovers, fsck, ingest};
 
 fn raw(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut archive = Archive::new()
@@ -341,13 +341,8 @@ fn damaged_images_never_panic_nor_loop() {
     }
     let layer = ingest(&store, &archive.end()).unwrap();
     let image = fs::read(store.layer_path(&layer.diff_id)).unwrap();
-    let mut random = 0x2545_f491_4f6c_dd1du64;
-    let mut next = |below: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random % below as u64) as usize
-    };
+    let mut random = Random::new();
+    let mut next = |end| random.below(end);
     let used: Vec<usize> = (1024..image.len()).filter(|&at| image[at] != 0).collect();
     let mut refused = 0;
     for _ in 0..4000 {
