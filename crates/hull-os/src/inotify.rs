@@ -38,9 +38,8 @@ impl Inotify {
         let mut buffer = [0u8; 4096];
         loop {
             // SAFETY: the kernel writes at most the length that it is given.
-            let n = unsafe {
-                libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len())
-            };
+            let n =
+                unsafe { libc::read(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
             if n <= 0 {
                 return;
             }

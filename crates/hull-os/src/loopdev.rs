@@ -77,13 +77,22 @@ pub fn attach(file: BorrowedFd<'_>) -> io::Result<(CString, File)> {
 
 /// Opens the device's node, which is made first where no udev makes it.
 fn open_device(path: &str, number: u32) -> io::Result<File> {
-    let open = || OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(path);
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(path)
+    };
     match open() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let node = CString::new(path)?;
             // SAFETY: the path ends in NUL and lives over the call.
             let made = unsafe {
-                libc::mknod(node.as_ptr(), libc::S_IFBLK | 0o660, libc::makedev(7, number))
+                libc::mknod(
+                    node.as_ptr(),
+                    libc::S_IFBLK | 0o660,
+                    libc::makedev(7, number),
+                )
             };
             if made != 0 {
                 return Err(io::Error::last_os_error());
@@ -102,5 +111,9 @@ fn configure(device: &File, file: BorrowedFd<'_>, direct: u32) -> io::Result<()>
     config.info.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | direct;
     // SAFETY: the kernel reads one `loop_config` at the address, which lives over the call.
     let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -14,14 +14,21 @@ const PASSED_MAX: i32 = 64;
 /// # Errors
 /// When the environment of the process is not of the documented form.
 pub fn activated() -> io::Result<Vec<OwnedFd>> {
-    let variable = |name| std::env::var(name).ok().and_then(|text| text.parse::<i32>().ok());
+    let variable = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<i32>().ok())
+    };
     let ours = variable("LISTEN_PID").is_some_and(|pid| pid.unsigned_abs() == std::process::id());
     let count = variable("LISTEN_FDS").unwrap_or(0);
     if !ours || count <= 0 {
         return Ok(Vec::new());
     }
     if count > PASSED_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("LISTEN_FDS is {count}")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("LISTEN_FDS is {count}"),
+        ));
     }
     (FIRST_PASSED..FIRST_PASSED + count)
         .map(|fd| {
@@ -41,7 +48,10 @@ pub fn activated() -> io::Result<Vec<OwnedFd>> {
 /// # Errors
 /// What the kernel says.
 pub fn raise_descriptor_limit() -> io::Result<()> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the kernel writes one `rlimit` at the address.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
         return Err(io::Error::last_os_error());
