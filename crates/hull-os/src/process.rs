@@ -574,13 +574,20 @@ impl SignalSet {
     }
 }
 
-/// Gives every signal its default effect and blocks none: what a program expects at its start.
+/// Undoes what was done to signals of this program, for the one that it is about to execute: execve
+/// takes handlers away by itself, but not what is ignored or blocked. Rust ignores SIGPIPE, and
+/// glibc's `posix_spawn` the two signals that it has for itself.
 pub fn reset_signals() {
-    /// One more than the highest real-time signal of every architecture but MIPS.
-    const SIGNALS: c_int = 65;
-    for signal in 1..SIGNALS {
-        // SAFETY: SIG_DFL is no function of ours; SIGKILL, SIGSTOP and unknown numbers only fail.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// glibc's SIGCANCEL and SIGSETXID, which its own functions refuse to touch.
+    const INTERNAL: [c_int; 2] = [32, 33];
+    /// The kernel's structure with all fields zero: SIG_DFL, no flags, empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    /// Bytes of the kernel's signal set.
+    const SET_BYTES: usize = 8;
+    for signal in [libc::SIGPIPE].into_iter().chain(INTERNAL) {
+        let (new, old) = (DEFAULT.as_ptr(), std::ptr::null_mut::<u64>());
+        // SAFETY: the structure is valid for reads; SIG_DFL is no function of ours.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, SET_BYTES) };
     }
     let _ = SignalSet::of(&[]).block_exactly();
 }

@@ -33,13 +33,11 @@ fn check(result: i64) -> io::Result<()> {
 pub(crate) fn drop_bounding(keep: u64) -> io::Result<()> {
     for capability in (0..CAPABILITIES).filter(|c| keep & (1 << c) == 0) {
         // SAFETY: integers only.
-        let held = unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability) };
-        // Not held, or a number that this kernel does not have.
-        if held <= 0 {
-            continue;
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) }.into()) {
+            // The first number that this kernel does not have.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            result => result?,
         }
-        // SAFETY: integers only.
-        check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability) }.into())?;
     }
     Ok(())
 }

@@ -41,7 +41,8 @@ fn become_program(program: &[&CStr]) -> i32 {
     process::ignore_signal(libc::SIGTTOU);
     // SAFETY: integers only; without a terminal it fails, which is fine.
     unsafe { libc::tcsetpgrp(0, libc::getpid()) };
-    reset_signals();
+    // SAFETY: SIG_DFL is no function of ours.
+    unsafe { libc::signal(libc::SIGTTOU, libc::SIG_DFL) };
     let env: Vec<CString> = std::env::vars_os()
         .filter_map(|(name, value)| {
             CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok()

@@ -1,0 +1,389 @@
+//! What a container can see and do, asked from its inside.
+
+mod support;
+
+use std::sync::Arc;
+
+use hull_sandbox::{
+    Lowers, Mount, MountKind, MountOptions, Namespace, Propagation, Rlimit, Spec, Sysctl,
+};
+use support::{DEFAULT_CAPABILITIES, Host, wait_exit, wait_started};
+
+fn check(host: &Host, spec: &Spec, expected: &str) {
+    let (exit, text) = host.run(spec);
+    assert_eq!((text.as_str(), exit.code), (expected, 0));
+}
+
+fn bind(source: &std::path::Path, destination: &str, options: MountOptions) -> Mount {
+    Mount {
+        kind: MountKind::Bind {
+            source: source.to_owned(),
+            recursive: true,
+            propagation: Propagation::Rprivate,
+        },
+        destination: destination.to_owned(),
+        options,
+        data: String::new(),
+    }
+}
+
+#[test]
+fn powers_are_the_given_ones_and_nothing_is_left_open() {
+    let host = Host::new();
+    let spec = host.spec(&["sh", "-c", "grep -E '^(Cap|NoNewPrivs|Seccomp:|SigIgn|SigBlk)' /proc/self/status; ls /proc/self/fd | wc -l; echo $HOME; pwd; umask; id -u"]);
+    let set = format!("{DEFAULT_CAPABILITIES:016x}");
+    let none = "0000000000000000";
+    check(
+        &host,
+        &spec,
+        &format!(
+            "SigBlk:\t{none}\nSigIgn:\t{none}\nCapInh:\t{none}\nCapPrm:\t{set}\nCapEff:\t{set}\n\
+             CapBnd:\t{set}\nCapAmb:\t{none}\nNoNewPrivs:\t0\nSeccomp:\t0\n4\n/root\n/\n0022\n0\n"
+        ),
+    );
+}
+
+#[test]
+fn a_user_by_name_has_its_groups_home_and_no_powers() {
+    let host = Host::new();
+    let mut spec = host.spec(&[
+        "sh",
+        "-c",
+        "id; echo $HOME; pwd; grep CapEff /proc/self/status; echo x > /dev/stdout",
+    ]);
+    spec.process.user = "web".to_owned();
+    spec.process.cwd = "/srv/made/deep".to_owned();
+    spec.process.extra_groups = vec!["77".to_owned()];
+    check(
+        &host,
+        &spec,
+        "uid=101(web) gid=102(web) groups=63(audio),77\n/srv\n/srv/made/deep\n\
+         CapEff:\t0000000000000000\nx\n",
+    );
+}
+
+#[test]
+fn a_filter_and_no_new_privileges_are_installed() {
+    let host = Host::new();
+    // Allows everything: `BPF_RET | BPF_K` with SECCOMP_RET_ALLOW.
+    let allow: Arc<[u8]> = [6u8, 0, 0, 0, 0, 0, 0xff, 0x7f].into();
+    for no_new_privileges in [false, true] {
+        let mut spec = host.spec(&[
+            "grep",
+            "-E",
+            "^(Seccomp|NoNewPrivs|Seccomp_filters):",
+            "/proc/self/status",
+        ]);
+        spec.process.seccomp = Some(allow.clone());
+        spec.process.no_new_privileges = no_new_privileges;
+        let flag = u8::from(no_new_privileges);
+        check(
+            &host,
+            &spec,
+            &format!("NoNewPrivs:\t{flag}\nSeccomp:\t2\nSeccomp_filters:\t1\n"),
+        );
+    }
+}
+
+#[test]
+fn hidden_paths_are_hidden_and_readonly_ones_read_only() {
+    let host = Host::new();
+    // Not every kernel has all of these files; one that is not there needs no hiding.
+    let script = "exec 2>&1
+        for f in /proc/kcore /proc/timer_list /proc/keys /proc/interrupts; do
+            test ! -e $f || test $(wc -c < $f) = 0 || echo $f is shown
+        done
+        ls -A /sys/firmware
+        touch /proc/sys/kernel/x /proc/irq/x /sys/x
+        mkdir /sys/fs/cgroup/memory/x
+        echo 1 > /proc/sys/kernel/pid_max
+        test ! -e /proc/sysrq-trigger || echo x > /proc/sysrq-trigger || echo refused
+        cat /proc/1/comm";
+    let (exit, text) = host.run(&host.spec(&["sh", "-c", script]));
+    assert_eq!(exit.code, 0, "{text}");
+    assert!(!text.contains("shown"), "{text}");
+    assert!(text.matches("Read-only file system").count() >= 4, "{text}");
+    assert!(
+        text.ends_with(
+            "sh
+"
+        ),
+        "{text}"
+    );
+    assert_eq!(
+        text.lines().count(),
+        text.matches("Read-only file system").count() + 1,
+        "{text}"
+    );
+}
+
+#[test]
+fn a_null_device_made_by_the_image_hides_nothing() {
+    let host = Host::new();
+    let fake = host.base.join("layers/0/dev/null");
+    std::fs::write(&fake, "fake").unwrap();
+    let mut spec = host.spec(&["true"]);
+    spec.mounts
+        .retain(|mount| mount.destination != "/dev" && !mount.destination.starts_with("/dev/"));
+    spec.devices.clear();
+    let mut shim = host.driver.start(&spec, Vec::new()).unwrap();
+    match support::next_event(&mut shim) {
+        hull_sandbox::Event::StartFailed(failure) => {
+            assert!(
+                failure.text.contains("/dev/null is not the null device"),
+                "{failure:?}"
+            );
+        }
+        event => panic!("unexpected {event:?}"),
+    }
+    host.discard(&spec, shim);
+}
+
+#[test]
+fn namespaces_are_its_own() {
+    let host = Host::new();
+    let spec = host.spec(&["sh", "-c", "for n in mnt pid net ipc uts cgroup user; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup | grep -vc ':/$'; hostname; echo $$; ps | wc -l; true"]);
+    let (_, text) = host.run(&spec);
+    let lines: Vec<&str> = text.lines().collect();
+    for (name, line) in ["mnt", "pid", "net", "ipc", "uts", "cgroup"]
+        .iter()
+        .zip(&lines)
+    {
+        let ours = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_ne!(ours.to_string_lossy(), **line);
+    }
+    assert_eq!(
+        std::fs::read_link("/proc/self/ns/user")
+            .unwrap()
+            .to_string_lossy(),
+        lines[6]
+    );
+    // Every hierarchy shows the container's own cgroup as its root.
+    assert_eq!(&lines[7..10], ["0", &spec.id.short(), "1"]);
+}
+
+#[test]
+fn namespaces_of_the_host_and_of_another_container() {
+    let host = Host::new();
+    let first = host.spec(&["sleep", "100"]);
+    let mut shim = host.driver.start(&first, Vec::new()).unwrap();
+    let pid = wait_started(&mut shim);
+    let open = |name: &str| Arc::new(hull_os::namespace::open(pid, name).unwrap());
+    let mut spec = host.spec(&["sh", "-c", "readlink /proc/self/ns/net; readlink /proc/self/ns/uts; readlink /proc/self/ns/pid; test $$ -ne 1"]);
+    spec.namespaces.network = Namespace::Join(open("net"));
+    spec.namespaces.pid = Namespace::Join(open("pid"));
+    spec.namespaces.uts = Namespace::Host;
+    spec.hostname = String::new();
+    let of = |pid: &str, name: &str| {
+        std::fs::read_link(format!("/proc/{pid}/ns/{name}"))
+            .unwrap()
+            .display()
+            .to_string()
+    };
+    let first_pid = pid.to_string();
+    let expected = format!(
+        "{}\n{}\n{}\n",
+        of(&first_pid, "net"),
+        of("self", "uts"),
+        of(&first_pid, "pid")
+    );
+    check(&host, &spec, &expected);
+    shim.signal(9).unwrap();
+    wait_exit(&mut shim);
+    host.discard(&first, shim);
+}
+
+#[test]
+fn with_the_hosts_processes_all_of_its_own_still_end() {
+    let host = Host::new();
+    let mut spec = host.spec(&["sh", "-c", "sleep 1000 & exit 4"]);
+    spec.namespaces.pid = Namespace::Host;
+    let mut shim = host.driver.start(&spec, Vec::new()).unwrap();
+    assert_eq!(wait_exit(&mut shim).code, 4);
+    host.discard(&spec, shim);
+}
+
+#[test]
+fn binds_are_files_directories_and_dangling_links() {
+    let host = Host::new();
+    let shared = host.base.join("shared");
+    std::fs::create_dir_all(shared.join("sub")).unwrap();
+    std::fs::write(shared.join("file"), "content\n").unwrap();
+    std::os::unix::fs::symlink(
+        "../run/made/resolv.conf",
+        host.base.join("layers/0/etc/resolv.conf"),
+    )
+    .unwrap();
+    let mut spec = host.spec(&[
+        "sh",
+        "-c",
+        "exec 2>&1; cat /run/made/resolv.conf /deep/er/file; echo no > /ro/x; echo yes > /rw/x",
+    ]);
+    let ro = MountOptions {
+        readonly: true,
+        ..MountOptions::default()
+    };
+    spec.mounts.push(bind(
+        &shared.join("file"),
+        "/etc/resolv.conf",
+        MountOptions::default(),
+    ));
+    spec.mounts.push(bind(
+        &shared.join("file"),
+        "/deep/er/file",
+        MountOptions::default(),
+    ));
+    spec.mounts.push(bind(&shared, "/ro", ro));
+    spec.mounts
+        .push(bind(&shared, "/rw", MountOptions::default()));
+    let (exit, text) = host.run(&spec);
+    assert_eq!(
+        text,
+        "content\ncontent\nsh: can't create /ro/x: Read-only file system\n"
+    );
+    assert_eq!(exit.code, 0);
+    assert_eq!(std::fs::read_to_string(shared.join("x")).unwrap(), "yes\n");
+}
+
+#[test]
+fn a_bind_source_that_is_missing_is_named() {
+    let host = Host::new();
+    let mut spec = host.spec(&["true"]);
+    spec.mounts.push(bind(
+        std::path::Path::new("/nope"),
+        "/x",
+        MountOptions::default(),
+    ));
+    let mut shim = host.driver.start(&spec, Vec::new()).unwrap();
+    match support::next_event(&mut shim) {
+        hull_sandbox::Event::StartFailed(failure) => {
+            assert_eq!(
+                failure.text,
+                "error mounting \"/nope\": no such file or directory"
+            );
+        }
+        event => panic!("unexpected {event:?}"),
+    }
+    host.discard(&spec, shim);
+}
+
+#[test]
+fn layers_by_descriptor_and_a_read_only_root() {
+    let host = Host::new();
+    let top = host.base.join("layers/1");
+    std::fs::create_dir_all(top.join("etc")).unwrap();
+    std::fs::write(top.join("etc/top"), "top\n").unwrap();
+    let open = |path: &str| {
+        Arc::new(
+            std::fs::File::open(host.base.join("layers").join(path))
+                .unwrap()
+                .into(),
+        )
+    };
+    let mut spec = host.spec(&[
+        "sh",
+        "-c",
+        "exec 2>&1; cat /etc/top; head -n 1 /etc/passwd; touch /x; touch /tmp/t && echo fine; stat -f -c %T /",
+    ]);
+    spec.root.lowers = Lowers::Descriptors(vec![open("1"), open("0")]);
+    spec.root.readonly = true;
+    spec.mounts.push(Mount {
+        kind: MountKind::Tmpfs,
+        destination: "/tmp".to_owned(),
+        options: MountOptions::default(),
+        data: "size=1m,mode=1777".to_owned(),
+    });
+    let (_, text) = host.run(&spec);
+    assert!(
+        text.starts_with(
+            "top\nroot:x:0:0::/root:/bin/sh\ntouch: /x: Read-only file system\nfine\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn sysctls_and_limits_hold() {
+    let host = Host::new();
+    let mut spec = host.spec(&[
+        "sh",
+        "-c",
+        "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced; ulimit -n; ulimit -Hn",
+    ]);
+    spec.sysctls = [
+        ("net.ipv4.ip_forward", "1"),
+        ("kernel.shm_rmid_forced", "1"),
+    ]
+    .map(|(name, value)| Sysctl {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    })
+    .to_vec();
+    spec.process.rlimits = vec![Rlimit {
+        resource: 7,
+        soft: 100,
+        hard: 200,
+    }];
+    check(&host, &spec, "1\n1\n100\n200\n");
+}
+
+#[test]
+fn our_init_reaps_and_hands_on() {
+    let host = Host::new();
+    let mut spec = host.spec(&["sh", "-c", "echo $$; head -n 1 /proc/1/comm; trap 'exit 9' TERM; (sleep 0.01 &) ; echo up; while :; do sleep 0.05; done"]);
+    spec.init = true;
+    let (attachment, client) = support::attach(false, true, false);
+    let mut shim = host.driver.start(&spec, vec![attachment]).unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(client));
+    assert_ne!(lines.next().unwrap().unwrap(), "1");
+    assert_eq!(lines.next().unwrap().unwrap(), "hull-init");
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    wait_started(&mut shim);
+    shim.signal(15).unwrap();
+    assert_eq!(wait_exit(&mut shim).code, 9);
+    host.discard(&spec, shim);
+    let mut spec = host.spec(&["nope"]);
+    spec.init = true;
+    let (exit, text) = host.run(&spec);
+    assert_eq!(
+        (exit.code, text.as_str()),
+        (
+            127,
+            "hull-init: exec: \"nope\": executable file not found in $PATH\n"
+        )
+    );
+}
+
+#[test]
+fn the_program_of_the_shim_cannot_be_changed_from_inside() {
+    let host = Host::new();
+    // With an init of ours, /proc/1/exe is our program (CVE-2019-5736).
+    let mut spec = host.spec(&[
+        "sh",
+        "-c",
+        "echo x > /proc/1/exe; cat /proc/1/exe | head -c 4 | tail -c 3; echo; true",
+    ]);
+    spec.init = true;
+    let (_, text) = host.run(&spec);
+    assert!(text.contains("can't create /proc/1/exe"), "{text}");
+    check(&host, &host.spec(&["true"]), "");
+}
+
+#[test]
+fn a_working_directory_outside_is_refused() {
+    let host = Host::new();
+    // CVE-2024-21626: a directory of the host that was left open. None is; so the path is missing.
+    for number in 3..12 {
+        let mut spec = host.spec(&["true"]);
+        spec.process.cwd = format!("/proc/self/fd/{number}");
+        spec.process.create_cwd = false;
+        let mut shim = host.driver.start(&spec, Vec::new()).unwrap();
+        match support::next_event(&mut shim) {
+            hull_sandbox::Event::StartFailed(failure) => assert_eq!(failure.step, "cwd"),
+            // The root itself may still be open, and is no way out.
+            hull_sandbox::Event::Started { .. } => assert_eq!(wait_exit(&mut shim).code, 0),
+            event => panic!("unexpected {event:?}"),
+        }
+        host.discard(&spec, shim);
+    }
+}
