@@ -1,5 +1,7 @@
 //! The writer's memory depends on names, not on data. Alone in its process, whose peak it reads.
 
+#![expect(clippy::unwrap_used, reason = "that is how a test fails")]
+
 use std::fs;
 use std::io::{self, Read};
 

@@ -361,13 +361,13 @@ impl DirectoryPlan {
             let directory = tree.directory(id);
             let xattr_bytes = encode_xattrs(&directory.attributes.xattrs, directory.opaque)?.len();
             let names = all_names(&directory.children);
-            let (mut size, mut last) = (0, 0);
+            let (mut size, mut last) = (0u64, 0);
             for range in dirent_blocks(names.iter().copied()) {
                 let used = names[range]
                     .iter()
                     .map(|name| DIRENT_BYTES + name.len())
                     .sum();
-                size = (size as u64).next_multiple_of(BLOCK_BYTES) + used as u64;
+                size = size.next_multiple_of(BLOCK_BYTES) + used as u64;
                 last = used;
             }
             let room = if id == Tree::ROOT {

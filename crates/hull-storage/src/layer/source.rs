@@ -62,11 +62,11 @@ impl Compression {
     }
 }
 
+/// A stream with its first bytes put back in front.
+pub(crate) type Peeked<R> = io::Chain<Cursor<Vec<u8>>, R>;
+
 /// Reads the first bytes of a stream and puts them back in front.
-pub(crate) fn peek<R: Read>(
-    mut stream: R,
-    what: &'static str,
-) -> Result<(Compression, io::Chain<Cursor<Vec<u8>>, R>)> {
+pub(crate) fn peek<R: Read>(mut stream: R, what: &'static str) -> Result<(Compression, Peeked<R>)> {
     let mut start = Vec::with_capacity(MAGIC_BYTES);
     (&mut stream)
         .take(MAGIC_BYTES as u64)

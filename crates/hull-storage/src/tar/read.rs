@@ -177,7 +177,7 @@ impl<R: BufRead> Reader<R> {
                     self.stored = padded(size).map_err(fault)?;
                     self.skip_data()?;
                 }
-                _ => return self.entry(&header, extensions, start).map(Some),
+                _ => return self.entry(&header, &extensions, start).map(Some),
             }
         }
     }
@@ -346,7 +346,7 @@ impl<R: BufRead> Reader<R> {
         Ok(())
     }
 
-    fn entry(&mut self, header: &Block, extensions: Extensions, start: u64) -> Result<Entry> {
+    fn entry(&mut self, header: &Block, extensions: &Extensions, start: u64) -> Result<Entry> {
         let fault = |cause| Error::Tar {
             offset: start,
             cause,
@@ -651,7 +651,7 @@ pub(crate) fn starts_archive(start: &[u8]) -> bool {
 
 /// Pairs of offset and length as segments; they must ascend, fit and account for all stored bytes.
 fn segments_of(numbers: &[u64], size: u64, stored: u64) -> Result<Vec<Segment>, TarFault> {
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err(TarFault::SparseMap);
     }
     let mut segments = Vec::with_capacity(numbers.len() / 2);

@@ -46,6 +46,7 @@ fn record(key: &str, value: &str) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn what_cannot_be_is_refused_with_its_reason_and_leaves_nothing() {
     let scratch = Scratch::new();
     let store = scratch.store("store");

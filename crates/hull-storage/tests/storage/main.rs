@@ -4,6 +4,11 @@
     clippy::disallowed_methods,
     reason = "the tests compare with what real tools do"
 )]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "that is how a test fails"
+)]
 
 mod corpus;
 mod hostile;
