@@ -1,6 +1,7 @@
 //! What all owners share: the store, the drivers, the tables. No behaviour of its own beyond
 //! where things lie.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use hull_model::spec::ContainerSpec;
 use hull_model::{Digest, SandboxId};
+use hull_os::cgroup::{Hierarchies, Support};
 
 use crate::EngineConfig;
 use crate::api::{AttachRequest, Container, LogsRequest};
@@ -38,7 +40,9 @@ pub(crate) struct Core {
     pub(crate) mounts: hull_storage::LayerMounts,
     pub(crate) driver: hull_sandbox::Driver,
     pub(crate) network: Network,
-    pub(crate) cgroups: hull_os::cgroup::Hierarchies,
+    pub(crate) cgroups: Hierarchies,
+    /// Which limits this host can hold.
+    pub(crate) support: Support,
     /// Whether overlay takes layers by descriptor here (Linux 6.13 and newer).
     pub(crate) lowers_by_descriptor: bool,
 }
@@ -108,7 +112,7 @@ impl Core {
     }
 
     /// Process ids in a cgroup.
-    pub(crate) fn processes(&self, cgroup: &str) -> Result<Vec<u32>> {
+    pub(crate) fn processes(&self, cgroup: &str) -> Result<BTreeSet<u32>> {
         self.cgroups
             .open_group(cgroup)
             .pids()
@@ -130,11 +134,6 @@ impl Core {
             .layer_path(layer)
             .metadata()
             .map_or(0, |facts| facts.len())
-    }
-
-    /// Sentences about limits that this host cannot hold.
-    pub(crate) fn limit_warnings(&self, spec: &ContainerSpec) -> Result<Vec<String>> {
-        crate::limits::warnings(&self.cgroups, spec)
     }
 
     /// What a container printed so far, as an attached client sees it.

@@ -345,7 +345,7 @@ impl Containers<'_> {
             return Err(EngineError::NotRunning(id));
         }
         let cgroup = self.0.cgroup_path(&container.spec, id);
-        self.0.processes(&cgroup)
+        Ok(self.0.processes(&cgroup)?.into_iter().collect())
     }
 
     /// Removes every container that does not run and that `keep` does not keep; returns ids and

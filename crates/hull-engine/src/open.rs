@@ -50,6 +50,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Core>> {
     let network = Network::open(&config.bridge, &config.run_root)?;
     let images = ImageTable::recover(&storage, &contents);
     let core = Arc::new(Core {
+        support: cgroups.support(),
         lowers_by_descriptor: kernel_version() >= LOWERS_BY_DESCRIPTOR_SINCE,
         boot_id,
         engine_id,
@@ -124,7 +125,7 @@ pub(crate) fn facts(core: &Core) -> Facts {
     Facts {
         data_root: core.config.data_root.clone(),
         id: core.engine_id.clone(),
-        cgroup_version: core.cgroups.version(),
+        cgroup_version: if core.cgroups.is_v2() { 2 } else { 1 },
         memory_bytes: total_kib.unwrap_or_default() << 10,
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         warnings: core.network.warnings(),

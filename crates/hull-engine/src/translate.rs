@@ -491,6 +491,20 @@ pub(crate) fn asked_devices(asked: &DeviceSpec, nodes: &mut Vec<DeviceNode>) -> 
     Ok(())
 }
 
+/// The device node at a path of the host.
+pub(crate) fn device_at(path: &str) -> Result<DeviceNode> {
+    let mut nodes = Vec::new();
+    let asked = DeviceSpec {
+        host_path: path.to_owned(),
+        container_path: path.to_owned(),
+        access: String::new(),
+    };
+    asked_devices(&asked, &mut nodes)?;
+    nodes
+        .pop()
+        .ok_or_else(|| EngineError::Invalid(format!("{path} is not a device")))
+}
+
 fn device_node(facts: &std::fs::Metadata, path: String) -> Option<DeviceNode> {
     let kind = facts.file_type();
     if !kind.is_block_device() && !kind.is_char_device() {

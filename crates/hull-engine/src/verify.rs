@@ -61,7 +61,11 @@ fn objects(core: &Core, problems: &mut Vec<String>) {
         }
     }
     problems.extend(core.network.differences(&containers));
-    for leftover in core.cgroups.list(&core.config.cgroup_parent) {
+    for leftover in core
+        .cgroups
+        .list(&core.config.cgroup_parent)
+        .unwrap_or_default()
+    {
         if !known.iter().any(|short| leftover.starts_with(short)) {
             problems.push(format!("cgroup {leftover} has no container"));
         }

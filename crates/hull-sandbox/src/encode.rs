@@ -312,7 +312,7 @@ impl<'a> Encoder<'a> {
         }
         self.step(&Step::Cgroup {
             path: &text("cgroup", &cgroup.path)?,
-            limits: &[],
+            limits: &cgroup.limits.encode(),
         });
         Ok(())
     }

@@ -9,8 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hull_model::{InvalidId, SandboxId};
-/// Limits of a cgroup (becomes `hull_os::cgroup::Limits` when that lands).
-pub type Limits = Vec<(String, String)>;
+pub use hull_os::cgroup::Limits;
 
 /// The id of an exec: 32 random bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -279,7 +278,7 @@ pub struct DeviceNode {
 }
 
 /// Where a container is accounted and limited.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cgroup {
     /// Relative to the root of each hierarchy: `hull/<id>`.
     pub path: String,

@@ -1,92 +1,54 @@
-//! The cgroup of the container.
+//! The cgroup of the container: where its processes are put, and what is left of them.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-/// How long removal waits for what is just ending.
-const REMOVE_MS_MAX: u64 = 200;
+use hull_os::cgroup::{Group, Hierarchies, Limits};
 
-/// The container's directory in each hierarchy.
+/// How long removal waits for what is just ending; what is left then is the daemon's.
+const REMOVE_MS_MAX: u64 = 200;
+/// How long killed processes may take to vanish.
+const KILL_MS_MAX: u64 = 2_000;
+
+/// The container's cgroup; none before it was made.
 #[derive(Debug, Default)]
-pub(crate) struct Cgroup {
-    dirs: Vec<std::path::PathBuf>,
-}
+pub(crate) struct Cgroup(Option<Group>);
 
 impl Cgroup {
-    /// Makes the directories.
-    pub(crate) fn create(path: &str, _limits: &[u8]) -> io::Result<Cgroup> {
-        let mut dirs = Vec::new();
-        for mount in hierarchies()? {
-            let dir = mount.join(path);
-            std::fs::create_dir_all(&dir)?;
-            let mut level = mount.clone();
-            for part in path.split('/') {
-                let parent = level.clone();
-                level.push(part);
-                for name in ["cpuset.cpus", "cpuset.mems"] {
-                    if let Ok(value) = std::fs::read_to_string(parent.join(name)) {
-                        std::fs::write(level.join(name), value)?;
-                    }
-                }
-            }
-            dirs.push(dir);
-        }
-        Ok(Cgroup { dirs })
+    /// Makes it, with limits in the form of [`Limits::encode`]; none: no limits.
+    pub(crate) fn create(path: &str, limits: &[u8]) -> io::Result<Cgroup> {
+        let limits = if limits.is_empty() {
+            Limits::default()
+        } else {
+            Limits::decode(limits)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
+        };
+        Ok(Cgroup(Some(Hierarchies::detect()?.create(path, &limits)?)))
     }
 
     /// Moves a process into it.
     pub(crate) fn attach(&self, pid: u32) -> io::Result<()> {
-        self.dirs
-            .iter()
-            .try_for_each(|dir| std::fs::write(dir.join("cgroup.procs"), pid.to_string()))
+        self.0.as_ref().map_or(Ok(()), |group| group.attach(pid))
     }
 
     /// Whether the kernel killed something for lack of memory.
     pub(crate) fn oom_killed(&self) -> bool {
-        self.dirs.iter().any(|dir| {
-            ["memory.oom_control", "memory.events"].iter().any(|name| {
-                std::fs::read_to_string(dir.join(name)).is_ok_and(|text| {
-                    text.lines().any(|line| {
-                        line.strip_prefix("oom_kill ")
-                            .is_some_and(|count| count != "0")
-                    })
-                })
-            })
-        })
+        let count = |group: &Group| group.oom_count().unwrap_or(0);
+        self.0.as_ref().is_some_and(|group| count(group) > 0)
     }
 
-    /// Kills everything in it.
+    /// Kills everything in it and sees it empty, within a bound.
     pub(crate) fn kill(&self) {
-        for dir in &self.dirs {
-            let Ok(text) = std::fs::read_to_string(dir.join("cgroup.procs")) else {
-                continue;
-            };
-            for pid in text.lines().filter_map(|line| line.parse().ok()) {
-                // SAFETY: integers only.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
-            }
+        if let Some(group) = &self.0 {
+            // What is left is found by the daemon, which does the same again.
+            let _ = group.kill_all(Instant::now() + Duration::from_millis(KILL_MS_MAX));
         }
     }
 
-    /// Removes the directories, as far as they are empty.
+    /// Removes it, as far as it is empty.
     pub(crate) fn remove(&self) {
-        let deadline = Instant::now() + Duration::from_millis(REMOVE_MS_MAX);
-        for dir in &self.dirs {
-            while std::fs::remove_dir(dir)
-                .is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
-                && Instant::now() < deadline
-            {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+        if let Some(group) = &self.0 {
+            let _ = group.remove(Instant::now() + Duration::from_millis(REMOVE_MS_MAX));
         }
     }
-}
-
-fn hierarchies() -> io::Result<Vec<std::path::PathBuf>> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text
-        .lines()
-        .filter(|line| line.contains(" - cgroup"))
-        .filter_map(|line| line.split(' ').nth(4).map(Into::into))
-        .collect())
 }

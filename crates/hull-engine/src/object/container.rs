@@ -1155,7 +1155,15 @@ struct Shown<'a> {
 }
 
 fn view(shown: Shown<'_>) -> Container {
-    let Shown { core, id, record, spec, life, pid, execs } = shown;
+    let Shown {
+        core,
+        id,
+        record,
+        spec,
+        life,
+        pid,
+        execs,
+    } = shown;
     let files_dir = core.container_dir(id);
     let log_path = core.log_path(spec, id);
     Container {

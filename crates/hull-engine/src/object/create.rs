@@ -18,7 +18,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::object::container::{ContainerRecord, Owner, StateRecord, to_json};
 use crate::store::{Change, Key};
-use crate::{name, translate};
+use crate::{limits, name, translate};
 
 /// Draws of a name before we give up.
 const NAME_DRAWS_MAX: u32 = 20;
@@ -225,7 +225,6 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
     }
     check_not_there(config, host)?;
     check_mounts(host, &mut warnings)?;
-    check_resources(host)?;
     if host
         .oom_score_adj
         .is_some_and(|adj| !(-1000..=1000).contains(&adj))
@@ -325,64 +324,13 @@ fn check_mounts(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-fn check_resources(host: &HostConfig) -> Result<()> {
-    let limits = &host.resources;
-    let invalid = |text: &str| Err(EngineError::Invalid(text.to_owned()));
-    if limits.memory > 0 && limits.memory < 6 << 20 {
-        return invalid("Minimum memory limit allowed is 6MB");
-    }
-    if limits.memory > 0 && limits.memory_swap > 0 && limits.memory_swap < limits.memory {
-        return invalid("Minimum memoryswap limit should be larger than memory limit, see usage");
-    }
-    if limits.memory == 0 && limits.memory_swap > 0 {
-        return invalid(
-            "You should always set the Memory limit when using Memoryswap limit, see usage",
-        );
-    }
-    if limits.memory > 0 && limits.memory_reservation > limits.memory {
-        return invalid(
-            "Minimum memory limit can not be less than memory reservation limit, see usage",
-        );
-    }
-    if limits.nano_cpus > 0 && (limits.cpu_period > 0 || limits.cpu_quota > 0) {
-        return invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set");
-    }
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let most = i64::try_from(cpus)
-        .unwrap_or(i64::MAX)
-        .saturating_mul(1_000_000_000);
-    if limits.nano_cpus < 0 || limits.nano_cpus > most {
-        return Err(EngineError::Invalid(format!(
-            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        )));
-    }
-    if limits.cpu_period != 0 && !(1_000..=1_000_000).contains(&limits.cpu_period) {
-        return invalid(
-            "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
-        );
-    }
-    if limits.cpu_quota > 0 && limits.cpu_quota < 1_000 {
-        return invalid("CPU cfs quota can not be less than 1ms (i.e. 1000)");
-    }
-    if limits
-        .memory_swappiness
-        .is_some_and(|value| !(-1..=100).contains(&value))
-    {
-        return Err(EngineError::Invalid(format!(
-            "Invalid value: {}, valid memory swappiness range is 0-100",
-            limits.memory_swappiness.unwrap_or_default()
-        )));
-    }
-    Ok(())
-}
-
 /// Translates once, so that what cannot be is said at create and not at start.
 fn dry_run(core: &Core, spec: &ContainerSpec, id: SandboxId) -> Result<Vec<String>> {
     let hostname = translate::hostname(spec, id);
     translate::process(spec, &hostname)?;
     translate::devices(spec)?;
     let (_, mut warnings) = translate::capabilities(spec)?;
-    warnings.extend(core.limit_warnings(spec)?);
+    warnings.extend(limits::of(&core.support, spec)?.1);
     Ok(warnings)
 }
 

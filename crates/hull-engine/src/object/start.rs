@@ -93,7 +93,7 @@ impl Job {
             devices: translate::devices(&self.spec)?,
             cgroup: hull_sandbox::Cgroup {
                 path: self.cgroup.clone(),
-                limits: crate::limits::of(&self.spec)?,
+                limits: crate::limits::of(&self.core.support, &self.spec)?.0,
             },
             sysctls: translate::sysctls(&self.spec),
             oom_score_adj: self.spec.host.oom_score_adj,
