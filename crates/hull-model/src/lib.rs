@@ -2,6 +2,8 @@
 //!
 //! No I/O, no async, no system calls. Values are parsed at the edge; in here they are valid.
 
+#![forbid(unsafe_code)]
+
 pub mod error;
 pub mod event;
 pub mod id;

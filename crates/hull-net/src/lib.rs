@@ -19,6 +19,8 @@
 //! ever changed. No function enters a namespace: all work on that of the calling thread, which is
 //! the host's in the daemon; what is to be done inside a container's is bytes for its shim.
 
+#![forbid(unsafe_code)]
+
 mod apply;
 pub mod files;
 mod firewall;

@@ -11,6 +11,8 @@
 //! block at most for a few system calls; what takes longer comes as an [`Event`]. Nothing here
 //! knows images, networks or Docker: layers, links and limits come as descriptors and plain values.
 
+#![forbid(unsafe_code)]
+
 mod cgroup;
 pub mod container;
 mod driver;

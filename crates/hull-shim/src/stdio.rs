@@ -480,7 +480,7 @@ pub(crate) mod terminal {
         mount::attach(clone.as_fd(), target.as_fd())
     }
 
-    /// Makes the terminal the controlling one of this session and its standard streams.
+    /// Makes the terminal the controlling one of its session and its standard streams.
     pub(crate) fn take(slave: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: integers only.
         if unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) } < 0 {
