@@ -15,7 +15,7 @@ use crate::clock::random_bytes;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::events::Events;
-use crate::jobs::Jobs;
+use crate::jobs::{Jobs, Pool};
 use crate::network::Network;
 use crate::object::container::Request;
 use crate::object::exec::ExecTable;
@@ -28,6 +28,9 @@ use crate::store::{Change, Contents, Key, Store};
 const LOWERS_BY_DESCRIPTOR_SINCE: (u32, u32) = (6, 13);
 /// How long a container may take at a shutdown beyond its own stop timeout.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// How long the cgroups of containers that just ended may take to go.
+const CGROUP_REMOVE_WAIT: Duration = Duration::from_secs(2);
 
 /// Opens the data root and takes over what runs.
 pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Core>> {
@@ -182,7 +185,25 @@ pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
     });
     if all_ended {
         core.mounts.release_all();
+        let job = core.clone();
+        let removed = core.jobs.run(Pool::Kernel, move || remove_cgroup_parent(&job)).await;
+        first_failure = first_failure.and(removed.and_then(|result| result));
         first_failure = first_failure.and(core.network.remove());
     }
     first_failure
+}
+
+/// Removes our parent cgroup, unless something of somebody else's is below it.
+fn remove_cgroup_parent(core: &Core) -> Result<()> {
+    let parent = core.config.cgroup_parent.as_str();
+    let failed = |cause| EngineError::io(format!("remove the cgroup {parent}"), cause);
+    let deadline = std::time::Instant::now() + CGROUP_REMOVE_WAIT;
+    // Of containers that just ended: their owners take them down beside us.
+    while !core.cgroups.list(parent).map_err(failed)?.is_empty() {
+        if std::time::Instant::now() >= deadline {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    core.cgroups.open_group(parent).remove(deadline).map_err(failed)
 }

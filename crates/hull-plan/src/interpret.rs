@@ -82,9 +82,20 @@ impl Failure {
     }
 }
 
-/// The words for an error number that C and Go programs print: lower case, without the number.
+/// The words for an error that C and Go programs print: lower case, without the number; behind
+/// them those of what caused it.
 fn reason(cause: &io::Error) -> String {
-    let words = cause.to_string();
+    let mut text = plain_words(&cause.to_string());
+    let mut next = cause.get_ref().and_then(std::error::Error::source);
+    while let Some(deeper) = next {
+        text.push_str(": ");
+        text.push_str(&plain_words(&deeper.to_string()));
+        next = deeper.source();
+    }
+    text
+}
+
+fn plain_words(words: &str) -> String {
     let words = words.split(" (os error").next().unwrap_or_default();
     let mut chars = words.chars();
     // "I/O error" stays as it is; "No such file" does not.

@@ -104,6 +104,13 @@ fn join(proof: &SingleThreaded, steps: Process<'_>, place: &Place<'_>, ends: &Jo
         sync,
         pid: pid_writer,
     } = *ends;
+    let failed = |step, text: &str, cause: io::Error| -> ! {
+        fail(sync.as_fd(), &Failure::system(step, text, &cause))
+    };
+    // Before the descriptors go: the group's own are among them.
+    if let Err(cause) = place.cgroup.attach(std::process::id()) {
+        failed("cgroup", "unable to join the container's cgroup", cause);
+    }
     let mut keep = vec![
         sync.as_raw_fd(),
         pid_writer.as_raw_fd(),
@@ -111,12 +118,6 @@ fn join(proof: &SingleThreaded, steps: Process<'_>, place: &Place<'_>, ends: &Jo
     ];
     keep.extend(streams.descriptors());
     process::close_all_except(&mut keep);
-    let failed = |step, text: &str, cause: io::Error| -> ! {
-        fail(sync.as_fd(), &Failure::system(step, text, &cause))
-    };
-    if let Err(cause) = place.cgroup.attach(std::process::id()) {
-        failed("cgroup", "unable to join the container's cgroup", cause);
-    }
     if let Some(value) = steps.oom_score_adj()
         && let Err(cause) = std::fs::write("/proc/self/oom_score_adj", value.to_string())
     {

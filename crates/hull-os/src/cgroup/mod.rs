@@ -325,6 +325,9 @@ impl Group {
         let made = match make_directory(&hierarchy.dir, &self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 make_parents(hierarchy, &self.path)?;
+                if hierarchy.is_v2() && self.hierarchies.is_v2() {
+                    pass_controllers_down(hierarchy, &self.path)?;
+                }
                 make_directory(&hierarchy.dir, &self.path)
             }
             other => other,
@@ -580,9 +583,6 @@ fn make_parents(hierarchy: &Hierarchy, path: &str) -> io::Result<()> {
             if read(&hierarchy.dir, &file).is_ok_and(|text| text.trim() == "0") {
                 write(&hierarchy.dir, &file, "1")?;
             }
-        }
-        if hierarchy.is_v2() {
-            pass_controllers_down(hierarchy, path)?;
         }
     }
     Ok(())
