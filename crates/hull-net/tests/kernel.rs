@@ -242,6 +242,8 @@ const HOST_ADDRESS: &str = "198.51.100.1";
 impl Host {
     fn new(firewall: Firewall) -> Self {
         run_words("ip link set lo up");
+        // A new namespace begins with the settings of the host, which may route.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let outside = Namespace::new();
         let peer = format!(
             "ip link add up0 type veth peer name eth0 netns {}",
