@@ -15,7 +15,7 @@ use hull_os::nft::Nftables;
 
 use crate::Error;
 use crate::firewall::{Firewall, Foreign, Run};
-use crate::forwarding::{self, BRIDGE_MARK, Forwarding, Opened};
+use crate::forwarding::{self, Forwarding, Opened};
 use crate::network::{Endpoint, Mac, Network, Subnet};
 use crate::plan::{self, LinkSteps, plan_endpoint};
 
@@ -26,6 +26,9 @@ const KERNEL_ANSWER_MS_MAX: u64 = 10_000;
 const CHANGE_QUIET_MS: u64 = 50;
 /// How often we wait for quiet before we look all the same.
 const CHANGE_WAITS_MAX: usize = 20;
+
+/// In the alias of every bridge of ours, between the tag and the name of the network.
+const BRIDGE_MARK: &str = ":network:";
 
 /// What all networks of one daemon have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,9 +185,8 @@ impl Networks {
     }
 
     /// Removes the link of an endpoint; one that is gone is fine. The end of a sandbox's network
-    /// namespace removes its links too, without anybody waiting; this waits for the kernel (16 ms
-    /// measured, all of it with the one lock for links), so it is for endpoints that a running
-    /// sandbox gives up.
+    /// namespace removes its links too and nobody waits; this waits for the kernel (16 ms
+    /// measured), so it is for endpoints that a running sandbox gives up.
     pub fn detach(&self, sandbox: &hull_model::SandboxId, number: u8) -> Result<(), Error> {
         let link = plan::host_link(sandbox, number);
         self.socket()?
@@ -231,7 +233,8 @@ impl Networks {
             what: "routes",
             cause,
         })?;
-        let forwarding = self.opened().plan(networks, &links, &routes)?;
+        let uplinks = forwarding::uplinks(networks, &links, &routes);
+        let forwarding = self.opened().plan(networks, &links, &uplinks)?;
         let unchanged = networks == known && self.verify_table(networks, &forwarding)?.is_empty();
         if !unchanged {
             self.apply_table(networks, &forwarding)?;
@@ -249,9 +252,9 @@ impl Networks {
             .map(|link| link.name.clone())
             .filter(|name| !bridges.contains(name))
             .collect();
-        let mut report = self
-            .foreign()?
-            .settle(self.settings.firewall, &bridges, &gone)?;
+        let mut report =
+            self.foreign()?
+                .settle(self.settings.firewall, networks, &uplinks, &gone)?;
         report.bridges_in_use = self.remove_bridges(&mut socket, &bridges)?;
         Ok(report)
     }

@@ -2,9 +2,10 @@
 //!
 //! Beside Docker, ufw or firewalld, the chains that see forwarded packets often drop what they do
 //! not know, and an accept in our own table changes nothing about that: every chain must agree.
-//! With `cooperate` such a chain, and only such a chain, gets one accept rule per bridge and
-//! direction, tagged with our comment, just before what drops. They are taken out again when the
-//! chain no longer drops or the network is gone. Our own table still decides what may pass.
+//! With `cooperate` such a chain, and only such a chain, gets accept rules tagged with our comment,
+//! just before what drops: to each of our bridges (our own table still decides what may pass), and
+//! from each to the uplinks of the host, so that networks of other engines stay closed to ours.
+//! They are taken out again when the chain no longer drops or the network is gone.
 //! With `hands-off` nothing is added; the chain is named instead.
 //!
 //! Three ways in, one decision ([`first_block`]):
@@ -21,6 +22,7 @@ use hull_os::nft::{
 
 use crate::Error;
 use crate::apply::Report;
+use crate::network::Network;
 
 /// How deep chains may call each other before we stop following.
 const JUMPS_MAX: usize = 16;
@@ -53,6 +55,58 @@ pub struct Output {
 /// Starts a program found on the path and waits for it. The caller decides how: the daemon never
 /// forks.
 pub type Run = dyn Fn(&[&str]) -> io::Result<Output> + Send + Sync;
+
+/// Traffic of ours that a foreign chain is told to accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Passage {
+    /// Whatever comes to a bridge; what may, our own table says.
+    To { bridge: String },
+    /// From a bridge to an uplink.
+    Out { bridge: String, uplink: String },
+}
+
+/// What has to pass for these networks.
+fn passages(networks: &[Network], uplinks: &[String]) -> Vec<Passage> {
+    let of = |network: &Network| {
+        let bridge = network.bridge.clone();
+        let uplinks = if network.internal { &[] } else { uplinks };
+        let out = uplinks.iter().map(|uplink| Passage::Out {
+            bridge: bridge.clone(),
+            uplink: uplink.clone(),
+        });
+        let mut all: Vec<_> = out.collect();
+        all.push(Passage::To { bridge });
+        all
+    };
+    networks.iter().flat_map(of).collect()
+}
+
+impl Passage {
+    /// Tells one from the other, as long as links keep their names.
+    fn comment(&self, tag: &str) -> String {
+        match self {
+            Self::To { bridge } => format!("{tag}:{bridge}"),
+            Self::Out { bridge, uplink } => format!("{tag}:{bridge} to {uplink}"),
+        }
+    }
+
+    fn rule(&self, chain: &str, tag: &str) -> Rule {
+        let rule = Rule::new(chain, &self.comment(tag));
+        let rule = match self {
+            Self::To { bridge } => rule.to_link(bridge),
+            Self::Out { bridge, uplink } => rule.from_link(bridge).to_link(uplink),
+        };
+        rule.counted().verdict(Verdict::Accept)
+    }
+
+    /// The same for iptables, in the order in which it lists them.
+    fn options(&self) -> Vec<&str> {
+        match self {
+            Self::To { bridge } => vec!["-o", bridge],
+            Self::Out { bridge, uplink } => vec!["-i", bridge, "-o", uplink],
+        }
+    }
+}
 
 /// A chain that would drop, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,12 +231,17 @@ impl<'a> Foreign<'a> {
     pub(crate) fn settle(
         &mut self,
         firewall: Firewall,
-        bridges: &[String],
+        networks: &[Network],
+        uplinks: &[String],
         gone: &[String],
     ) -> Result<Report, Error> {
-        let wanted = match firewall {
-            Firewall::Cooperate => bridges,
-            Firewall::HandsOff => &[],
+        let bridges: Vec<_> = networks
+            .iter()
+            .map(|network| network.bridge.clone())
+            .collect();
+        let (wanted, trusted) = match firewall {
+            Firewall::Cooperate => (passages(networks, uplinks), bridges.as_slice()),
+            Firewall::HandsOff => (Vec::new(), &[][..]),
         };
         let mut settled = Vec::new();
         for table in self.forward_tables()? {
@@ -190,14 +249,14 @@ impl<'a> Foreign<'a> {
             let way = Way::of(&table.chain);
             let result = match way {
                 Way::Firewalld => {
-                    let wanted = if block.is_some() { wanted } else { &[] };
-                    self.settle_firewalld(wanted, bridges.iter().chain(gone))
+                    let trusted = if block.is_some() { trusted } else { &[] };
+                    self.settle_firewalld(trusted, bridges.iter().chain(gone))
                 }
-                _ => self.settle_nft(&table, block, wanted, &way),
+                _ => self.settle_nft(&table, block, &wanted, &way),
             };
             settled.push(result.map(|()| block.map(|before| Blocker { way, before })));
         }
-        settled.push(self.settle_legacy(wanted));
+        settled.push(self.settle_legacy(&wanted));
         let mut report = Report::default();
         for result in settled {
             match result {
@@ -234,15 +293,15 @@ impl<'a> Foreign<'a> {
         &mut self,
         table: &ForeignTable,
         block: Option<Option<u64>>,
-        bridges: &[String],
+        passages: &[Passage],
         way: &Way,
     ) -> Result<(), Error> {
         let chain = &table.chain;
         let wanted: Vec<Rule> = match block {
             None => Vec::new(),
-            Some(_) => bridges
+            Some(_) => passages
                 .iter()
-                .flat_map(|bridge| self.accept_rules(chain, bridge))
+                .map(|passage| passage.rule(&chain.name, self.tag))
                 .collect(),
         };
         let mine = |rule: &&InstalledRule| {
@@ -276,16 +335,8 @@ impl<'a> Foreign<'a> {
         })
     }
 
-    fn accept_rules(&self, chain: &Chain, bridge: &str) -> [Rule; 2] {
-        let rule = || Rule::new(&chain.name, &format!("{}:{bridge}", self.tag));
-        [
-            rule().from_link(bridge).counted().verdict(Verdict::Accept),
-            rule().to_link(bridge).counted().verdict(Verdict::Accept),
-        ]
-    }
-
     /// Only where the old tables are in use: merely asking the program would create them.
-    fn settle_legacy(&self, bridges: &[String]) -> Result<Option<Blocker>, Error> {
+    fn settle_legacy(&self, passages: &[Passage]) -> Result<Option<Blocker>, Error> {
         if !legacy_in_use() {
             return Ok(None);
         }
@@ -297,19 +348,18 @@ impl<'a> Foreign<'a> {
             Walk::Falls => (old.policy_drops, None),
             Walk::Accepts => (false, None),
         };
-        let wanted = if block { bridges } else { &[] };
-        let rules: Vec<[&str; 2]> = wanted
+        let wanted = if block { passages } else { &[] };
+        let want: Vec<String> = wanted
             .iter()
-            .flat_map(|bridge| [["-i", bridge.as_str()], ["-o", bridge]])
+            .map(|passage| passage.options().join(" "))
             .collect();
-        let want: Vec<String> = rules.iter().map(|rule| rule.join(" ")).collect();
         let settled = old.mine.iter().map(|(_, rule)| rule).eq(&want)
             && old
                 .mine
                 .iter()
                 .all(|(at, _)| place.is_none_or(|drop| *at < drop));
         if !settled {
-            self.replace_legacy(&old, &rules, place)?;
+            self.replace_legacy(&old, wanted, place)?;
         }
         Ok(block.then_some(Blocker {
             way: Way::Legacy,
@@ -321,27 +371,18 @@ impl<'a> Foreign<'a> {
     fn replace_legacy(
         &self,
         old: &LegacyTable,
-        rules: &[[&str; 2]],
+        wanted: &[Passage],
         place: Option<u64>,
     ) -> Result<(), Error> {
-        for (added, [direction, bridge]) in rules.iter().enumerate() {
-            let comment = format!("{}:{bridge}", self.tag);
+        for (added, passage) in wanted.iter().enumerate() {
+            let comment = passage.comment(self.tag);
             let number = place.map(|at| (at + added as u64).to_string());
             let mut arguments = match &number {
                 Some(number) => vec!["-I", FORWARD, number.as_str()],
                 None => vec!["-A", FORWARD],
             };
-            let rest = [
-                direction,
-                bridge,
-                "-m",
-                "comment",
-                "--comment",
-                &comment,
-                "-j",
-                "ACCEPT",
-            ];
-            arguments.extend(rest);
+            arguments.extend(passage.options());
+            arguments.extend(["-m", "comment", "--comment", &comment, "-j", "ACCEPT"]);
             self.legacy(&arguments)?;
         }
         // Highest number first: removing one moves those after it. What was inserted before an
@@ -349,7 +390,7 @@ impl<'a> Foreign<'a> {
         for (at, _) in old.mine.iter().rev() {
             let moved = place
                 .filter(|place| at >= place)
-                .map_or(0, |_| rules.len() as u64);
+                .map_or(0, |_| wanted.len() as u64);
             self.legacy(&["-D", FORWARD, &(at + moved).to_string()])?;
         }
         Ok(())
@@ -367,20 +408,11 @@ impl<'a> Foreign<'a> {
         wanted: &[String],
         bridges: impl Iterator<Item = &'b String>,
     ) -> Result<(), Error> {
-        let command = |option: &str, bridge: &str| {
-            let option = format!("--{option}-interface={bridge}");
-            (self.run)(&["firewall-cmd", "--zone=trusted", &option]).map_err(|cause| {
-                Error::Cooperate {
-                    chain: Way::Firewalld.to_string(),
-                    cause,
-                }
-            })
-        };
         for bridge in bridges {
-            let is_in = command("query", bridge)?.code == Some(0);
+            let is_in = self.firewalld("query", bridge)?.code == Some(0);
             let done = match (wanted.contains(bridge), is_in) {
-                (true, false) => command("change", bridge)?,
-                (false, true) => command("remove", bridge)?,
+                (true, false) => self.firewalld("change", bridge)?,
+                (false, true) => self.firewalld("remove", bridge)?,
                 _ => continue,
             };
             if done.code != Some(0) {
@@ -392,6 +424,14 @@ impl<'a> Foreign<'a> {
             }
         }
         Ok(())
+    }
+
+    fn firewalld(&self, verb: &str, bridge: &str) -> Result<Output, Error> {
+        let option = format!("--{verb}-interface={bridge}");
+        (self.run)(&["firewall-cmd", "--zone=trusted", &option]).map_err(|cause| Error::Cooperate {
+            chain: Way::Firewalld.to_string(),
+            cause,
+        })
     }
 
     fn program(&self, command: &[&str], way: &Way) -> Result<String, Error> {
@@ -408,9 +448,17 @@ impl<'a> Foreign<'a> {
     }
 
     /// Rules of ours in foreign chains, one line each.
-    pub(crate) fn list(&mut self) -> Result<Vec<String>, Error> {
+    pub(crate) fn list(&mut self, bridges: &[Network]) -> Result<Vec<String>, Error> {
         let mut lines = Vec::new();
         for table in self.forward_tables()? {
+            if table.chain.table == FIREWALLD {
+                for Network { bridge, .. } in bridges {
+                    if self.firewalld("query", bridge)?.code == Some(0) {
+                        lines.push(format!("firewalld zone trusted: {bridge}"));
+                    }
+                }
+                continue;
+            }
             let Chain {
                 family,
                 table: name,
@@ -429,11 +477,7 @@ impl<'a> Foreign<'a> {
         if legacy_in_use() {
             let old = LegacyTable::parse(&self.legacy(&["-S"])?, self.tag);
             for (_, rule) in &old.mine {
-                let bridge = rule.rsplit(' ').next().unwrap_or_default();
-                lines.push(format!(
-                    "iptables-legacy {FORWARD}: {rule} accept  # {}:{bridge}",
-                    self.tag
-                ));
+                lines.push(format!("iptables-legacy {FORWARD}: {rule} accept"));
             }
         }
         Ok(lines)
@@ -500,8 +544,8 @@ impl LegacyTable {
             rules.push((number, legacy_end(rule, &own)));
             let tagged = [format!("--comment \"{tag}:"), format!("--comment {tag}:")];
             if chain == FORWARD && tagged.iter().any(|comment| rule.contains(comment)) {
-                let words: Vec<_> = rule.split(' ').take(2).collect();
-                table.mine.push((number, words.join(" ")));
+                let options = rule.split(" -m comment").next().unwrap_or_default();
+                table.mine.push((number, options.to_owned()));
             }
         }
         table

@@ -19,8 +19,6 @@ use crate::Error;
 use crate::network::Network;
 
 const FORWARDING: &str = "forwarding";
-/// In the alias of every bridge that such a daemon made.
-pub(crate) const BRIDGE_MARK: &str = ":network:";
 
 /// The record of opened links.
 #[derive(Debug)]
@@ -66,7 +64,7 @@ impl Opened {
         &self,
         networks: &[Network],
         links: &[Link],
-        routes: &[Route],
+        uplinks: &[String],
     ) -> Result<Forwarding, Error> {
         let before = self.read()?;
         let host_forwards = host_forwards()?;
@@ -74,10 +72,8 @@ impl Opened {
             // The administrator's word now: not ours to take back, nor to restrict.
             Vec::new()
         } else {
-            uplinks(networks, links, routes)
-                .into_iter()
-                .filter(|link| before.contains(link) || !forwards(link))
-                .collect()
+            let needs_us = |link: &&String| before.contains(link) || !forwards(link);
+            uplinks.iter().filter(needs_us).cloned().collect()
         };
         if !host_forwards {
             for link in before.iter().filter(|link| !opened.contains(link)) {
@@ -158,24 +154,27 @@ fn set(link: &str, value: i64) -> Result<(), Error> {
     })
 }
 
-/// Links over which replies to containers come: every one with an IPv4 route, but our bridges
-/// (which are open anyway) and the loopback.
-fn uplinks(networks: &[Network], links: &[Link], routes: &[Route]) -> Vec<String> {
+/// Kinds of links by which engines connect containers and machines of their own.
+const INNER_KINDS: [&str; 4] = ["bridge", "veth", "tun", "macvtap"];
+
+/// Links over which containers reach the world and get its replies: every one with an IPv4 route,
+/// but the loopback, our bridges, and what other engines made for their own. A bridge or veth is
+/// taken for one of theirs unless a gateway is behind it.
+pub(crate) fn uplinks(networks: &[Network], links: &[Link], routes: &[Route]) -> Vec<String> {
     if networks.iter().all(|network| network.internal) {
         return Vec::new();
     }
-    let routed = |link: &&Link| {
+    let leads_out = |link: &&Link| {
+        let inner = INNER_KINDS.contains(&link.kind.as_str());
         routes
             .iter()
-            .any(|route| route.destination.is_ipv4() && route.link == Some(link.index))
+            .filter(|route| route.destination.is_ipv4() && route.link == Some(link.index))
+            .any(|route| !inner || route.gateway.is_some())
     };
-    // Bridges of another daemon like us have their own rules and settings.
-    let foreign = |link: &&Link| {
-        link.name != "lo" && !is_bridge_of(networks, link) && !link.alias.contains(BRIDGE_MARK)
-    };
+    let foreign = |link: &&Link| link.name != "lo" && !is_bridge_of(networks, link);
     links
         .iter()
-        .filter(routed)
+        .filter(leads_out)
         .filter(foreign)
         .map(|link| link.name.clone())
         .collect()

@@ -153,7 +153,7 @@ impl Networks {
                 ));
             }
         }
-        lines.extend(self.foreign()?.list()?);
+        lines.extend(self.foreign()?.list(&wanted)?);
         Ok(lines.into_iter().map(|line| line + "\n").collect())
     }
 

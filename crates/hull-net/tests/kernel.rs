@@ -15,8 +15,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
 use hull_net::{Endpoint, Firewall, Network, Networks, Output, Pool, Settings};
@@ -242,6 +242,8 @@ const HOST_ADDRESS: &str = "198.51.100.1";
 impl Host {
     fn new(firewall: Firewall) -> Self {
         run_words("ip link set lo up");
+        // A new namespace begins with the settings of the host, which may route.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         let outside = Namespace::new();
         let peer = format!(
             "ip link add up0 type veth peer name eth0 netns {}",
@@ -605,15 +607,14 @@ fn cooperation_with(iptables: &str) {
     let report = host.networks.ensure(&[host.default_bridge()]).unwrap();
     assert_eq!(report.blocked_by.len(), 1, "{report:?}");
     let listed = foreign_rules(iptables);
-    for rule in ["-i", "-o"] {
-        let line = format!("-A FORWARD {rule} hull0 -m comment --comment \"hull:hull0\" -j ACCEPT");
-        let unquoted = line.replace('"', "");
-        assert!(
-            listed.contains(&line) || listed.contains(&unquoted),
-            "{line}:\n{listed}"
-        );
+    let unquoted = listed.replace('"', "");
+    for line in [
+        "-A FORWARD -i hull0 -o up0 -m comment --comment hull:hull0 to up0 -j ACCEPT",
+        "-A FORWARD -o hull0 -m comment --comment hull:hull0 -j ACCEPT",
+    ] {
+        assert!(unquoted.contains(line), "{line}:\n{listed}");
     }
-    assert!(host.networks.rules().unwrap().contains("hull:hull0"));
+    assert!(host.networks.rules().unwrap().contains("hull0"));
     let (a, b) = (
         host.container("bridge", "172.17.0.2"),
         host.container("bridge", "172.17.0.3"),
@@ -749,13 +750,15 @@ fn subnets_with_a_route_of_the_host_are_not_chosen() {
 
 /// Waits until `holds`, while another thread settles what others change.
 fn eventually(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..100 {
-        if holds() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(30));
+    eventually_within(Duration::from_secs(3), what, holds);
+}
+
+fn eventually_within(time: Duration, what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + time;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within {time:?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("{what}: not within three seconds");
 }
 
 #[test]
@@ -802,7 +805,9 @@ fn what_others_change_is_settled_while_watching() {
 
     run_words("ip link add late0 type veth peer name late1");
     run_words("ip link set late0 up");
+    run_words("ip link set late1 up");
     run_words("ip addr add 192.0.2.1/24 dev late0");
+    run_words("ip route add 203.0.113.0/24 via 192.0.2.2");
     eventually("a new uplink", || {
         networks.rules().unwrap().contains("up0, late0 }")
     });
@@ -856,4 +861,150 @@ fn two_daemons_on_one_host_leave_each_other_alone() {
         .ensure(std::slice::from_ref(&network))
         .unwrap();
     b.namespace.reaches(OUTSIDE);
+}
+
+#[test]
+fn firewalld_is_asked_to_trust_the_bridge() {
+    if !in_own_host("firewalld_is_asked_to_trust_the_bridge") {
+        return;
+    }
+    // The shape of firewalld's table; the program itself needs a system bus.
+    run(&[
+        "nft",
+        "add table inet firewalld; \
+         add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }; \
+         add rule inet firewalld filter_FORWARD ct state established accept; \
+         add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited",
+    ]);
+    let foreign = run_words("nft list table inet firewalld");
+    let host = Host::new(Firewall::Cooperate);
+    let asked = Arc::new(Mutex::new((Vec::new(), false)));
+    let record = asked.clone();
+    let firewall_cmd = move |command: &[&str]| {
+        let mut state = record.lock().unwrap();
+        state.0.push(command.join(" "));
+        let is_in = state.1;
+        let code = match command[2] {
+            "--query-interface=hull0" => i32::from(!is_in),
+            "--change-interface=hull0" => 0,
+            "--remove-interface=hull0" => 0,
+            other => panic!("{other}"),
+        };
+        if !command[2].starts_with("--query") {
+            state.1 = !is_in;
+        }
+        Ok(Output {
+            code: Some(code),
+            ..Output::default()
+        })
+    };
+    let settings = Settings {
+        run: host.run.clone(),
+        tag: "hull".to_owned(),
+        firewall: Firewall::Cooperate,
+    };
+    let networks = Networks::open(settings, Box::new(firewall_cmd));
+    for _ in 0..2 {
+        let report = networks.ensure(&[host.default_bridge()]).unwrap();
+        assert_eq!(report.blocked_by, ["firewalld (a rule for all packets)"]);
+    }
+    networks.ensure(&[]).unwrap();
+    let command = |verb: &str| format!("firewall-cmd --zone=trusted --{verb}-interface=hull0");
+    let expected = ["query", "change", "query", "query", "remove"].map(command);
+    assert_eq!(asked.lock().unwrap().0, expected);
+    assert_eq!(
+        run_words("nft list table inet firewalld"),
+        foreign,
+        "its table is its own"
+    );
+}
+
+/// A dockerd of this namespace, with everything of it in one folder.
+struct Dockerd(Child);
+
+impl Dockerd {
+    fn start(folder: &std::path::Path) -> Self {
+        let path = |name: &str| folder.join(name).display().to_string();
+        let log = std::fs::File::create(folder.join("docker.log")).unwrap();
+        let child = Command::new("dockerd")
+            .args([
+                "--data-root",
+                &path("docker"),
+                "--exec-root",
+                &path("docker-exec"),
+            ])
+            .args(["--pidfile", &path("docker.pid"), "--storage-driver", "vfs"])
+            .args(["-H", &format!("unix://{}", path("docker.sock"))])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let started = Self(child);
+        eventually_within(Duration::from_secs(30), "dockerd", || {
+            std::fs::read_to_string(folder.join("docker.log"))
+                .unwrap()
+                .contains("API listen on")
+        });
+        started
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        // It stops its containerd by itself, if it is asked.
+        run(&["kill", &self.0.id().to_string()]);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn beside_docker_both_have_their_way_out() {
+    if !in_own_host("beside_docker_both_have_their_way_out") {
+        return;
+    }
+    if !std::path::Path::new("/usr/sbin/dockerd").exists() {
+        eprintln!("skipped: there is no dockerd here");
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    let _server = host.outside.serve(80);
+    host.networks.ensure(&[host.default_bridge()]).unwrap();
+    let networks = host.networks.clone();
+    let mut events = networks.watch().unwrap();
+    std::thread::spawn(move || while networks.settle_next(&mut events).is_ok() {});
+
+    // Docker starts after us: makes the host route, and FORWARD drop.
+    let dockerd = Dockerd::start(&host.run);
+    assert!(run_words("iptables -S FORWARD").contains("-P FORWARD DROP"));
+    let subnet = run_words("ip -o -4 addr show docker0");
+    assert!(
+        subnet.contains("172.18.0.1/16"),
+        "Docker went out of our way: {subnet}"
+    );
+    eventually("accept rules", || {
+        host.networks
+            .rules()
+            .unwrap()
+            .contains("# hull:hull0 to up0")
+    });
+    let a = host.container("bridge", "172.17.0.2");
+    a.namespace.reaches(OUTSIDE);
+
+    // One of Docker's: what it makes of a container, without an image.
+    let of_docker = Namespace::new();
+    let pid = of_docker.pid();
+    run_words(&format!(
+        "ip link add d0 type veth peer name eth0 netns {pid}"
+    ));
+    run_words("ip link set d0 master docker0 up");
+    of_docker.ip("addr add 172.18.0.2/16 dev eth0");
+    of_docker.ip("link set eth0 up");
+    of_docker.ip("route add default via 172.18.0.1");
+    of_docker.reaches(OUTSIDE);
+    let _server_of_docker = of_docker.serve(80);
+    a.namespace.is_kept_from("172.18.0.2:80");
+
+    host.networks.ensure(&[]).unwrap();
+    assert!(!run_words("iptables-save").contains("hull"));
+    of_docker.reaches(OUTSIDE);
+    drop(dockerd);
 }

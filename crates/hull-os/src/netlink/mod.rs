@@ -227,6 +227,13 @@ impl Socket {
                     Answer::Done => acknowledged += 1,
                     Answer::Refused(cause, detail) => {
                         acknowledged += 1;
+                        if cause.raw_os_error() == Some(libc::EAFNOSUPPORT)
+                            && messages(part)
+                                .nth(at)
+                                .is_some_and(|m| request::asks_for_ipv6(&m))
+                        {
+                            continue;
+                        }
                         refused.get_or_insert_with(|| fail(at, detail, cause));
                     }
                     Answer::Content => link = u32_at(message.body, 4).or(link),
@@ -514,6 +521,27 @@ pub(crate) mod tests {
             assert_eq!((eth0.mtu, eth0.mac.as_slice()), (1300, &peer_mac[..]));
             assert_eq!(host.link("eth0").unwrap(), None);
             assert_eq!(host.link("outer").unwrap().unwrap().mtu, 1300);
+        });
+    }
+
+    #[test]
+    fn a_link_too_small_for_ipv6_works_without() {
+        in_own_netns(|| {
+            let mut socket = Socket::route(TIMEOUT).unwrap();
+            let mut batch = Batch::new();
+            batch.create_bridge(&Bridge {
+                name: "br0",
+                mac: [2, 0, 0, 0, 0, 1],
+                mtu: 1000,
+            });
+            let up = LinkChange {
+                up: Some(true),
+                link_local: Some(false),
+                ..Default::default()
+            };
+            batch.set_link("br0", &up);
+            socket.execute(batch.as_bytes()).unwrap();
+            assert!(socket.link("br0").unwrap().unwrap().up);
         });
     }
 

@@ -152,6 +152,9 @@ impl Batch {
 
     /// Changes a link.
     pub fn set_link(&mut self, name: &str, change: &LinkChange<'_>) -> &mut Self {
+        if let Some(link_local) = change.link_local {
+            self.set_link_local(name, link_local);
+        }
         let up = libc::IFF_UP as u32;
         let fixed = match change.up {
             None => link_fixed(0, 0),
@@ -169,15 +172,19 @@ impl Batch {
         if let Some(mtu) = change.mtu {
             self.attribute_u32(libc::IFLA_MTU, mtu);
         }
-        if let Some(link_local) = change.link_local {
-            let mode = if link_local { 0 } else { ADDR_GEN_MODE_NONE };
-            self.nested(libc::IFLA_AF_SPEC, |spec| {
+        self
+    }
+
+    /// A request of its own, because a link may have no IPv6 at all: see [`asks_for_ipv6`].
+    fn set_link_local(&mut self, name: &str, link_local: bool) {
+        let mode = if link_local { 0 } else { ADDR_GEN_MODE_NONE };
+        self.begin(libc::RTM_NEWLINK, ACK, &link_fixed(0, 0))
+            .attribute_text(libc::IFLA_IFNAME, name)
+            .nested(libc::IFLA_AF_SPEC, |spec| {
                 spec.nested(libc::AF_INET6 as u16, |inet6| {
                     inet6.attribute_u8(IFLA_INET6_ADDR_GEN_MODE, mode);
                 });
             });
-        }
-        self
     }
 
     /// Forbids a port of a bridge to reach other ports that are forbidden the same.
@@ -293,6 +300,16 @@ pub(super) fn fill_link(part: &mut [u8], index: u32) {
         }
         at += (length as usize).next_multiple_of(4);
     }
+}
+
+/// Whether a request is about IPv6 alone, so that a refusal for want of it is no failure: the host
+/// has it switched off, or the link's packets are too small for it.
+pub(super) fn asks_for_ipv6(message: &Message<'_>) -> bool {
+    message.kind == libc::RTM_NEWLINK
+        && message
+            .body
+            .get(LINK_BYTES..)
+            .is_some_and(|attributes| attribute(attributes, libc::IFLA_AF_SPEC).is_some())
 }
 
 /// What a request asks for, in words for an error.
