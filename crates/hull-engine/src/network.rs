@@ -24,10 +24,12 @@ use crate::error::{EngineError, Result};
 
 /// Run root of the one daemon that people have; others get names of their own.
 const RUN_ROOT_DEFAULT: &str = "/run/hull";
-/// Largest packet where nobody says otherwise.
+/// Largest packet where nobody says otherwise, and the uplink takes it.
 const MTU_DEFAULT: u32 = 1500;
 /// How long a firewall's own program may take.
 const PROGRAM_WAIT: Duration = Duration::from_secs(10);
+/// Pause after the host's networks could not be followed.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Name of the default network, as clients know it.
 const DEFAULT_NETWORK: &str = "bridge";
 
@@ -49,7 +51,7 @@ struct Bridge {
 /// The engine's network.
 #[derive(Debug)]
 pub(crate) struct Network {
-    networks: Networks,
+    networks: Arc<Networks>,
     tag: String,
     /// When this daemon made or found them.
     created_ns: i64,
@@ -78,7 +80,7 @@ impl Network {
             tag: tag.clone(),
             firewall,
         };
-        let networks = Networks::open(settings, Box::new(run_program));
+        let networks = Arc::new(Networks::open(settings, Box::new(run_program)));
         if config.disabled {
             networks
                 .ensure(&[])
@@ -99,6 +101,7 @@ impl Network {
         for warning in &warnings {
             tracing::warn!(warning, "default bridge");
         }
+        keep_settled(networks.clone())?;
         Ok(Self {
             networks,
             tag,
@@ -341,6 +344,29 @@ impl Bridge {
     }
 }
 
+/// Repairs what others change under us: a flushed rule set, a firewall that begins to drop, an
+/// uplink that comes late.
+fn keep_settled(networks: Arc<Networks>) -> Result<()> {
+    let mut events = networks.watch().map_err(failed("watch the host's networks"))?;
+    let settle = move || {
+        loop {
+            match networks.settle_next(&mut events) {
+                Ok(report) if report.not_settled.is_empty() => {}
+                Ok(report) => tracing::warn!(chains = ?report.not_settled, "our accept rules were refused"),
+                Err(error) => {
+                    tracing::warn!(%error, "the host's networks changed and ours could not follow");
+                    std::thread::sleep(SETTLE_PAUSE);
+                }
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("settle".to_owned())
+        .spawn(settle)
+        .map(drop)
+        .map_err(|e| EngineError::io("start the thread that watches the host's networks", e))
+}
+
 /// Names of kernel objects: `hull` for the usual daemon, with a number for one with a run root
 /// of its own, so that two never touch each other's.
 fn tag(run_root: &Path) -> String {
@@ -410,7 +436,9 @@ fn warnings(report: &Report, hands_off: bool) -> Vec<String> {
             format!("{chain} drops what it does not know; rules there accept our bridge")
         }
     };
-    report.blocked_by.iter().map(blocked).collect()
+    let refused = |chain: &String| format!("{chain} drops our bridge's traffic and refused our rules");
+    let refused = report.not_settled.iter().map(refused);
+    report.blocked_by.iter().map(blocked).chain(refused).collect()
 }
 
 fn loopback() -> LinkSteps {

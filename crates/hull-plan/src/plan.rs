@@ -59,6 +59,8 @@ pub enum Step<'a> {
     Device(Device<'a>),
     /// Cgroup path and limits in the form of `hull_os::cgroup`.
     Cgroup {
+        /// The hierarchies in the form of `hull_os::cgroup`.
+        hierarchies: &'a CStr,
         /// Relative to the root of each hierarchy.
         path: &'a CStr,
         /// Encoded limits.
@@ -362,7 +364,12 @@ impl<'a> Step<'a> {
             Step::Mask(path) => w.record(tag::MASK, |w| w.text(path)),
             Step::ReadOnly(path) => w.record(tag::READ_ONLY, |w| w.text(path)),
             Step::Device(device) => w.record(tag::DEVICE, |w| device.encode(w)),
-            Step::Cgroup { path, limits } => w.record(tag::CGROUP, |w| {
+            Step::Cgroup {
+                hierarchies,
+                path,
+                limits,
+            } => w.record(tag::CGROUP, |w| {
+                w.text(hierarchies);
                 w.text(path);
                 w.blob(limits);
             }),
@@ -416,6 +423,7 @@ impl<'a> Step<'a> {
             tag::READ_ONLY => Step::ReadOnly(r.text()?),
             tag::DEVICE => Step::Device(Device::decode(r)?),
             tag::CGROUP => Step::Cgroup {
+                hierarchies: r.text()?,
                 path: r.text()?,
                 limits: r.blob()?,
             },
@@ -547,6 +555,7 @@ mod tests {
                 gid: 0,
             }),
             Step::Cgroup {
+                hierarchies: c"cpu /c",
                 path: c"hull/x",
                 limits: b"12",
             },

@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
+use hull_os::cgroup::Hierarchies;
 use hull_os::spawn::{Program, Spawn};
 use hull_os::{process, socket, spawn};
 use hull_plan::message::{self, Request};
@@ -43,6 +44,7 @@ pub struct Driver {
     run_dir: PathBuf,
     program: OwnedFd,
     null: OwnedFd,
+    hierarchies: Hierarchies,
     /// Shims that we spawned and nobody has waited for: they stay zombies until then.
     children: Mutex<Vec<OwnedFd>>,
 }
@@ -90,10 +92,12 @@ impl Driver {
             .open("/dev/null")
             .map_err(failed("open /dev/null"))?
             .into();
+        let hierarchies = Hierarchies::detect().map_err(failed("find the cgroup hierarchies"))?;
         Ok(Driver {
             run_dir,
             program,
             null,
+            hierarchies,
             children: Mutex::default(),
         })
     }
@@ -110,7 +114,12 @@ impl Driver {
     pub fn start(&self, spec: &Spec, attach: Vec<Attachment>) -> Result<Shim, Error> {
         self.reap();
         let log_dir = open_log_dir(spec)?;
-        let encoded = encode::encode(spec, &attach, log_dir.as_ref(), GIVEN)?;
+        let host = encode::Host {
+            log_dir: log_dir.as_ref(),
+            hierarchies: &self.hierarchies,
+            given: GIVEN,
+        };
+        let encoded = encode::encode(spec, &attach, &host)?;
         let dir = self.dir(&spec.id.short());
         match self.spawn(spec, &dir, &encoded) {
             Ok(shim) => Ok(shim),
@@ -321,11 +330,18 @@ impl Driver {
             }
             let _ = process::try_wait(shim.as_fd());
         }
-        if let Some(cgroup) = cgroup
-            && let Some(what) =
-                crate::cgroup::remove(cgroup, until).map_err(failed("remove the cgroup"))?
-        {
-            return Err(late(&what));
+        if let Some(cgroup) = cgroup {
+            let group = self.hierarchies.open_group(cgroup);
+            let timed_out = |cause: &io::Error| {
+                matches!(
+                    cause.kind(),
+                    io::ErrorKind::TimedOut | io::ErrorKind::ResourceBusy
+                )
+            };
+            match group.kill_all(until).and_then(|()| group.remove(until)) {
+                Err(cause) if timed_out(&cause) => return Err(late(&cause.to_string())),
+                result => result.map_err(failed("remove the cgroup"))?,
+            }
         }
         match std::fs::remove_dir_all(&dir) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use hull_os::cgroup::Hierarchies;
 use hull_os::mount::Attributes;
 use hull_os::namespace::Kinds;
 use hull_os::spawn::FIRST_DESCRIPTOR;
@@ -35,17 +36,26 @@ struct Encoder<'a> {
     given: usize,
 }
 
-/// Encodes a specification. `log_dir` is the directory of its log.
+/// What of the host a plan depends on.
+#[derive(Debug)]
+pub(crate) struct Host<'a> {
+    /// Directory of the container's log.
+    pub(crate) log_dir: Option<&'a OwnedFd>,
+    pub(crate) hierarchies: &'a Hierarchies,
+    /// How many descriptors every shim is given before those of the plan.
+    pub(crate) given: usize,
+}
+
+/// Encodes a specification.
 pub(crate) fn encode<'a>(
     spec: &'a Spec,
     attach: &'a [Attachment],
-    log_dir: Option<&'a OwnedFd>,
-    given: usize,
+    host: &Host<'a>,
 ) -> Result<Encoded<'a>, Error> {
     let mut encoder = Encoder {
         writer: Plan::begin(),
         descriptors: Vec::new(),
-        given,
+        given: host.given,
     };
     encoder.step(&Step::Name(&text("id", &spec.id.short())?));
     encoder.namespaces(spec)?;
@@ -67,7 +77,7 @@ pub(crate) fn encode<'a>(
     spec.devices
         .iter()
         .try_for_each(|device| encoder.device(device))?;
-    encoder.cgroup(&spec.cgroup)?;
+    encoder.cgroup(&spec.cgroup, host.hierarchies)?;
     for sysctl in &spec.sysctls {
         let path = sysctl_path(&sysctl.name);
         encoder.step(&Step::Sysctl(
@@ -84,7 +94,7 @@ pub(crate) fn encode<'a>(
     if let Some(value) = spec.oom_score_adj {
         encoder.step(&Step::OomScoreAdj(value));
     }
-    encoder.log(spec, log_dir)?;
+    encoder.log(spec, host.log_dir)?;
     for attachment in attach {
         let fd = encoder.add(attachment.stream.as_fd());
         let streams = stream_bits(attachment);
@@ -306,11 +316,12 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn cgroup(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
+    fn cgroup(&mut self, cgroup: &Cgroup, hierarchies: &Hierarchies) -> Result<(), Error> {
         if !is_safe_cgroup(&cgroup.path) {
             return Err(invalid("cgroup", "has no safe path"));
         }
         self.step(&Step::Cgroup {
+            hierarchies: &text("cgroup hierarchies", &hierarchies.describe())?,
             path: &text("cgroup", &cgroup.path)?,
             limits: &cgroup.limits.encode(),
         });

@@ -13,7 +13,6 @@
 
 #![forbid(unsafe_code)]
 
-mod cgroup;
 pub mod container;
 mod driver;
 mod encode;

@@ -1,6 +1,8 @@
 //! Numbers that we promise, measured: `cargo test -p hull-sandbox --test measure -- --ignored
 //! --nocapture --test-threads 1`, on an idle machine and with `--release`.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::root;
 use crate::serve::{Server, Task};
 use crate::stdio;
-use crate::{given, shown, take};
+use crate::{given, take};
 
 /// As unlikely to be killed for lack of memory as anything but what is exempt.
 const OOM_SCORE_ADJ: &str = "-999";
@@ -164,7 +164,8 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
     let proof = SingleThreaded::prove().map_err(system("clone", "count our threads"))?;
     let oom_score_adj = protect_ourselves(plan);
     server.kinds = joined_kinds(plan);
-    match clone(&proof, plan).map_err(system("clone", "clone the first process"))? {
+    server.cgroup = Cgroup::create(plan)?;
+    match clone(&proof, plan, &server.cgroup).map_err(system("clone", "clone the first process"))? {
         Cloned::Child => inside::run(Given {
             plan: *plan,
             process,
@@ -172,6 +173,7 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             streams,
             sync: theirs,
             init,
+            cgroup: std::mem::take(&mut server.cgroup),
         }),
         Cloned::Parent { pid, pidfd } => {
             drop((streams, theirs, sources));
@@ -254,11 +256,14 @@ fn joined_kinds(plan: &Plan<'_>) -> Kinds {
 }
 
 /// Clones the first process, in the process namespace of another container where asked for.
-fn clone(proof: &SingleThreaded, plan: &Plan<'_>) -> io::Result<Cloned> {
+fn clone(proof: &SingleThreaded, plan: &Plan<'_>, cgroup: &Cgroup) -> io::Result<Cloned> {
+    let into = cgroup.clone_into()?;
     // The view of cgroups is left by the child once it is in its cgroup.
     let namespaces = own_kinds(plan).with(Kinds::MOUNT).without(Kinds::CGROUP);
+    let cgroup = into.as_ref().map(AsFd::as_fd);
     let clone_plan = ClonePlan {
         namespaces,
+        cgroup,
         ..ClonePlan::default()
     };
     let joined = plan.steps().find_map(|step| match step {
@@ -284,16 +289,6 @@ fn equip(
     pid: u32,
     oom_score_adj: Option<&str>,
 ) -> Result<(), Failure> {
-    for step in plan.steps() {
-        if let Step::Cgroup { path, limits } = step {
-            let path = shown(path);
-            let failed = |cause: io::Error| {
-                Failure::system("cgroup", &format!("unable to apply cgroup {path}"), &cause)
-            };
-            server.cgroup = Cgroup::create(&path, limits).map_err(failed)?;
-            server.cgroup.attach(pid).map_err(failed)?;
-        }
-    }
     make_links(plan, pid)?;
     if let Some(value) = oom_score_adj {
         std::fs::write(format!("/proc/{pid}/oom_score_adj"), value).map_err(|cause| {

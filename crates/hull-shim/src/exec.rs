@@ -51,7 +51,12 @@ pub(crate) fn start(steps: Process<'_>, place: &Place<'_>) -> Result<Added, Star
     // Not on the same socket: the process may speak before the joiner does.
     let (pid_reader, pid_writer) = process::pipe().map_err(failed)?;
     let proof = SingleThreaded::prove().map_err(failed)?;
-    match process::clone(&proof, &ClonePlan::default()).map_err(failed)? {
+    let into = place.cgroup.clone_into().map_err(failed)?;
+    let plan = ClonePlan {
+        cgroup: into.as_ref().map(AsFd::as_fd),
+        ..ClonePlan::default()
+    };
+    match process::clone(&proof, &plan).map_err(failed)? {
         Cloned::Child => {
             let ends = JoinerEnds {
                 streams: &streams,
@@ -107,8 +112,7 @@ fn join(proof: &SingleThreaded, steps: Process<'_>, place: &Place<'_>, ends: &Jo
     let failed = |step, text: &str, cause: io::Error| -> ! {
         fail(sync.as_fd(), &Failure::system(step, text, &cause))
     };
-    // Before the descriptors go: the group's own are among them.
-    if let Err(cause) = place.cgroup.attach(std::process::id()) {
+    if let Err(cause) = place.cgroup.enter() {
         failed("cgroup", "unable to join the container's cgroup", cause);
     }
     let mut keep = vec![

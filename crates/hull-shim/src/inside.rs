@@ -20,6 +20,7 @@ use hull_plan::interpret::{self, Program};
 use hull_plan::plan::{MountKind, Propagation};
 use hull_plan::{Failure, Plan, Process, Step};
 
+use crate::cgroup::Cgroup;
 use crate::root::{self, Sources};
 use crate::stdio::{ChildStreams, terminal};
 use crate::{c_string, shown};
@@ -55,6 +56,8 @@ pub(crate) struct Given<'a> {
     pub(crate) sync: OwnedFd,
     /// Our program, where it shall be process 1.
     pub(crate) init: Option<OwnedFd>,
+    /// It was cloned into this one, as far as that goes.
+    pub(crate) cgroup: Cgroup,
 }
 
 /// Becomes the container's first process; never returns.
@@ -98,6 +101,8 @@ fn step<T>(name: &'static str, text: &str, result: io::Result<T>) -> Result<T, F
 
 fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
     let plan = given.plan;
+    step("cgroup", "enter the cgroup", given.cgroup.enter())?;
+    drop(std::mem::take(&mut given.cgroup));
     close_others(given);
     step("namespace", "join namespaces", join_namespaces(&plan))?;
     step("session", "start a session", process::start_session())?;
