@@ -266,14 +266,19 @@ impl Parser {
     }
 
     fn operand(&mut self) -> Result<Operand, TemplateError> {
-        let Some(token) = self.next() else {
+        let Some(mut token) = self.next() else {
             return self.error("unclosed action");
         };
         let kind = match token.kind {
             TokenKind::Dot => OperandKind::Fields(Vec::new()),
             TokenKind::Field(name) => {
+                let rest = self.chain();
+                if !rest.is_empty() {
+                    // Where Go says that a chain of fields stands.
+                    token.start += 1 + name.len();
+                }
                 let mut fields = vec![name];
-                fields.extend(self.chain());
+                fields.extend(rest);
                 OperandKind::Fields(fields)
             }
             TokenKind::Variable(name) => OperandKind::Variable(name, self.chain()),
