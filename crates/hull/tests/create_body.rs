@@ -4,6 +4,7 @@
 //! what Docker's client 28.2 sent; where that client is installed, it is asked again, so that the
 //! file cannot be wrong. `HULL_RECORD=1` writes the file anew.
 #![expect(clippy::disallowed_methods, reason = "tests start programs")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -173,18 +173,17 @@ pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Fai
     Failure::new(message).with_code(EXIT_USAGE)
 }
 
+/// How many names there have to be is read from the usage line.
 fn missing(path: &str, usage: &str) -> Failure {
-    // The usage line says how many there have to be: `NAME...` names stand for one each.
-    let required = usage
-        .split(' ')
-        .skip(path.split(' ').count())
-        .filter(|word| !word.starts_with('[') && !word.contains("..."))
-        .count();
-    let least = if usage.ends_with("...]") {
-        "at least "
-    } else {
-        ""
-    };
+    let words = usage.split(' ').skip(path.split(' ').count());
+    let mut depth = 0_usize;
+    let mut required = 0;
+    for word in words {
+        required += usize::from(depth == 0 && !word.starts_with('['));
+        depth = (depth + word.matches('[').count()).saturating_sub(word.matches(']').count());
+    }
+    let open_ended = usage.ends_with("...]") || usage.ends_with("[ps OPTIONS]");
+    let least = if open_ended { "at least " } else { "" };
     let plural = if required == 1 { "" } else { "s" };
     wrong_count(
         path,

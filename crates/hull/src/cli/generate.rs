@@ -1,6 +1,6 @@
 //! `hull completion` and `hull man`: what is generated from the tree of commands.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap_complete::Shell;
 
@@ -60,30 +60,11 @@ impl Command for Man {
                 self.folder.display()
             ))
         })?;
-        let mut whole = tree::whole();
-        whole.build();
-        write_pages(&whole, "hull", &self.folder)
+        clap_mangen::generate_to(tree::whole(), &self.folder).map_err(|cause| {
+            Failure::new(format!(
+                "write into the folder {}: {cause}",
+                self.folder.display()
+            ))
+        })
     }
-}
-
-/// One page for a command and one for each below it: `hull-container-run.1`.
-fn write_pages(command: &clap::Command, name: &str, folder: &Path) -> Result<(), Failure> {
-    let path = folder.join(format!("{name}.1"));
-    let failed = |cause| Failure::new(format!("write {}: {cause}", path.display()));
-    let mut page = Vec::new();
-    let renamed = command
-        .clone()
-        .name(name.to_owned())
-        .version(env!("CARGO_PKG_VERSION"));
-    clap_mangen::Man::new(renamed)
-        .render(&mut page)
-        .map_err(failed)?;
-    std::fs::write(&path, page).map_err(failed)?;
-    for below in command
-        .get_subcommands()
-        .filter(|below| !below.is_hide_set())
-    {
-        write_pages(below, &format!("{name}-{}", below.get_name()), folder)?;
-    }
-    Ok(())
 }

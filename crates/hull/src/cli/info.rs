@@ -86,106 +86,144 @@ fn show(client: &Value, server: Result<Value, Failure>) -> Result<(), Failure> {
     }
 }
 
-/// The lines about the server in Docker's order; those without a value are left out.
+/// The lines about the server, in Docker's order.
 fn server_part(info: &Value) -> String {
-    let mut out = String::new();
-    let text = |name: &str| info.text(&[name]).to_owned();
-    let always = |out: &mut String, label: &str, value: &str| {
-        let _ = writeln!(out, " {label}: {value}");
+    let mut lines = Lines {
+        info,
+        out: String::new(),
     };
-    let some = |out: &mut String, label: &str, value: &str| {
+    lines.counts();
+    lines.drivers();
+    lines.programs();
+    lines.host();
+    lines.settings();
+    lines.out.push('\n');
+    lines.out
+}
+
+/// Writes lines of members of the answer.
+struct Lines<'a> {
+    info: &'a Value,
+    out: String,
+}
+
+impl Lines<'_> {
+    fn put(&mut self, label: &str, value: &str) {
+        let _ = writeln!(self.out, " {label}: {value}");
+    }
+
+    /// A line only where the member has a value.
+    fn text(&mut self, label: &str, name: &str) {
+        let value = self.info.text(&[name]);
         if !value.is_empty() {
-            let _ = writeln!(out, " {label}: {value}");
-        }
-    };
-    let number = |name: &str| info.int(&[name]).to_string();
-    let flag = |name: &str| info.flag(&[name]).to_string();
-    always(&mut out, "Containers", &number("Containers"));
-    always(&mut out, " Running", &number("ContainersRunning"));
-    always(&mut out, " Paused", &number("ContainersPaused"));
-    always(&mut out, " Stopped", &number("ContainersStopped"));
-    always(&mut out, "Images", &number("Images"));
-    some(&mut out, "Server Version", &text("ServerVersion"));
-    some(&mut out, "Storage Driver", &text("Driver"));
-    for pair in info.items(&["DriverStatus"]) {
-        if let [name, value] = pair.items(&[]) {
-            let (name, value) = (name.as_str(), value.as_str());
-            always(
-                &mut out,
-                &format!(" {}", name.unwrap_or_default()),
-                value.unwrap_or_default(),
-            );
+            self.put(label, value);
         }
     }
-    some(&mut out, "Logging Driver", &text("LoggingDriver"));
-    some(&mut out, "Cgroup Driver", &text("CgroupDriver"));
-    some(&mut out, "Cgroup Version", &text("CgroupVersion"));
-    out.push_str(" Plugins:\n");
-    for kind in ["Volume", "Network", "Log"] {
-        always(
-            &mut out,
-            &format!(" {kind}"),
-            &words(info.items(&["Plugins", kind])),
+
+    fn number(&mut self, label: &str, name: &str) {
+        self.put(label, &self.info.int(&[name]).to_string());
+    }
+
+    fn flag(&mut self, label: &str, name: &str) {
+        self.put(
+            label,
+            if self.info.flag(&[name]) {
+                "true"
+            } else {
+                "false"
+            },
         );
     }
-    always(&mut out, "Swarm", info.text(&["Swarm", "LocalNodeState"]));
-    let runtimes = info.members(&["Runtimes"]);
-    if !runtimes.is_empty() {
-        let names: Vec<&str> = runtimes.iter().map(|(name, _)| name.as_str()).collect();
-        always(&mut out, "Runtimes", &names.join(" "));
-        always(&mut out, "Default Runtime", &text("DefaultRuntime"));
+
+    fn counts(&mut self) {
+        self.number("Containers", "Containers");
+        self.number(" Running", "ContainersRunning");
+        self.number(" Paused", "ContainersPaused");
+        self.number(" Stopped", "ContainersStopped");
+        self.number("Images", "Images");
     }
-    always(&mut out, "Init Binary", &text("InitBinary"));
-    for (label, name) in [
-        ("containerd version", "ContainerdCommit"),
-        ("runc version", "RuncCommit"),
-        ("init version", "InitCommit"),
-    ] {
-        always(&mut out, label, info.text(&[name, "ID"]));
+
+    fn drivers(&mut self) {
+        self.text("Server Version", "ServerVersion");
+        self.text("Storage Driver", "Driver");
+        for pair in self.info.items(&["DriverStatus"]) {
+            if let [name, value] = pair.items(&[]) {
+                let (name, value) = (name.as_str(), value.as_str());
+                self.put(
+                    &format!(" {}", name.unwrap_or_default()),
+                    value.unwrap_or_default(),
+                );
+            }
+        }
+        self.text("Logging Driver", "LoggingDriver");
+        self.text("Cgroup Driver", "CgroupDriver");
+        self.text("Cgroup Version", "CgroupVersion");
+        self.out.push_str(" Plugins:\n");
+        for kind in ["Volume", "Network", "Log"] {
+            self.put(
+                &format!(" {kind}"),
+                &words(self.info.items(&["Plugins", kind])),
+            );
+        }
+        self.put("Swarm", self.info.text(&["Swarm", "LocalNodeState"]));
     }
-    security(info.items(&["SecurityOptions"]), &mut out);
-    some(&mut out, "Kernel Version", &text("KernelVersion"));
-    some(&mut out, "Operating System", &text("OperatingSystem"));
-    some(&mut out, "OSType", &text("OSType"));
-    some(&mut out, "Architecture", &text("Architecture"));
-    always(&mut out, "CPUs", &number("NCPU"));
-    always(
-        &mut out,
-        "Total Memory",
-        &units::bytes_size(info.int(&["MemTotal"]) as f64),
-    );
-    some(&mut out, "Name", &text("Name"));
-    some(&mut out, "ID", &text("ID"));
-    always(&mut out, "Docker Root Dir", &text("DockerRootDir"));
-    always(&mut out, "Debug Mode", &flag("Debug"));
-    if info.flag(&["Debug"]) {
-        always(&mut out, " File Descriptors", &number("NFd"));
-        always(&mut out, " Goroutines", &number("NGoroutines"));
-        always(&mut out, " System Time", &text("SystemTime"));
-        always(&mut out, " EventsListeners", &number("NEventsListener"));
+
+    fn programs(&mut self) {
+        let runtimes = self.info.members(&["Runtimes"]);
+        if !runtimes.is_empty() {
+            let names: Vec<&str> = runtimes.iter().map(|(name, _)| name.as_str()).collect();
+            self.put("Runtimes", &names.join(" "));
+            self.put("Default Runtime", self.info.text(&["DefaultRuntime"]));
+        }
+        self.put("Init Binary", self.info.text(&["InitBinary"]));
+        for (label, name) in [
+            ("containerd version", "ContainerdCommit"),
+            ("runc version", "RuncCommit"),
+            ("init version", "InitCommit"),
+        ] {
+            self.put(label, self.info.text(&[name, "ID"]));
+        }
+        security(self.info.items(&["SecurityOptions"]), &mut self.out);
     }
-    some(&mut out, "HTTP Proxy", &text("HttpProxy"));
-    some(&mut out, "HTTPS Proxy", &text("HttpsProxy"));
-    some(&mut out, "No Proxy", &text("NoProxy"));
-    list("Labels", info.items(&["Labels"]), &mut out);
-    always(&mut out, "Experimental", &flag("ExperimentalBuild"));
-    registries(info, &mut out);
-    always(
-        &mut out,
-        "Live Restore Enabled",
-        &flag("LiveRestoreEnabled"),
-    );
-    some(&mut out, "Product License", &text("ProductLicense"));
-    let pools = info.items(&["DefaultAddressPools"]);
-    if !pools.is_empty() {
-        out.push_str(" Default Address Pools:\n");
-        for pool in pools {
-            let (base, size) = (pool.text(&["Base"]), pool.int(&["Size"]));
-            let _ = writeln!(out, "   Base: {base}, Size: {size}");
+
+    fn host(&mut self) {
+        self.text("Kernel Version", "KernelVersion");
+        self.text("Operating System", "OperatingSystem");
+        self.text("OSType", "OSType");
+        self.text("Architecture", "Architecture");
+        self.number("CPUs", "NCPU");
+        let memory = self.info.int(&["MemTotal"]) as f64;
+        self.put("Total Memory", &units::bytes_size(memory));
+        self.text("Name", "Name");
+        self.text("ID", "ID");
+    }
+
+    fn settings(&mut self) {
+        self.put("Docker Root Dir", self.info.text(&["DockerRootDir"]));
+        self.flag("Debug Mode", "Debug");
+        if self.info.flag(&["Debug"]) {
+            self.number(" File Descriptors", "NFd");
+            self.number(" Goroutines", "NGoroutines");
+            self.put(" System Time", self.info.text(&["SystemTime"]));
+            self.number(" EventsListeners", "NEventsListener");
+        }
+        self.text("HTTP Proxy", "HttpProxy");
+        self.text("HTTPS Proxy", "HttpsProxy");
+        self.text("No Proxy", "NoProxy");
+        list("Labels", self.info.items(&["Labels"]), &mut self.out);
+        self.flag("Experimental", "ExperimentalBuild");
+        registries(self.info, &mut self.out);
+        self.flag("Live Restore Enabled", "LiveRestoreEnabled");
+        self.text("Product License", "ProductLicense");
+        let pools = self.info.items(&["DefaultAddressPools"]);
+        if !pools.is_empty() {
+            self.out.push_str(" Default Address Pools:\n");
+            for pool in pools {
+                let (base, size) = (pool.text(&["Base"]), pool.int(&["Size"]));
+                let _ = writeln!(self.out, "   Base: {base}, Size: {size}");
+            }
         }
     }
-    out.push('\n');
-    out
 }
 
 fn words(items: &[Value]) -> String {

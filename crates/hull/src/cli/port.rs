@@ -52,7 +52,7 @@ impl Command for Port {
         let bindings = bindings.map_or(&[][..], |(_, list)| list.items(&[]));
         if bindings.is_empty() {
             return Err(Failure::new(format!(
-                "no public port '{key}' published for {}",
+                "Error: No public port '{wanted}' published for {}",
                 self.container
             )));
         }

@@ -88,13 +88,17 @@ impl Command for Ps {
             .filter(|f| !f.is_empty())
             .or_else(settings);
         let format = format.as_deref();
-        let wants_size = self.size || format.is_some_and(|f| f.contains(".Size"));
+        let wants_size = self.size
+            || format.is_some_and(|f| {
+                // Who asks for the whole row asks for the size too.
+                f.contains(".Size") || f.contains("json .}")
+            });
         let wants_size = wants_size && !(self.quiet && format.is_none());
         let limit = if self.latest { 1 } else { self.last };
         let client = session.client().await?;
         let call = client.get("/containers/json").query_flag("all", self.all);
         let call = call.query_some("limit", (limit > 0).then(|| limit.to_string()));
-        let call = call.query_flag("size", wants_size || format == Some("json"));
+        let call = call.query_flag("size", wants_size);
         let call = call.query_some("filters", filter::to_query(&self.filter));
         let found: Vec<Value> = call.receive().await?;
         let rows: Vec<Value> = found.iter().map(|one| row(one, self.no_trunc)).collect();
@@ -241,47 +245,47 @@ pub(crate) fn ports(ports: &[Value]) -> String {
         })
         .collect();
     all.sort();
-    let mut published = Vec::new();
-    let mut exposed: std::collections::BTreeMap<String, Vec<(Port, i64)>> = Default::default();
-    for port in all {
-        if port.public != 0 && port.public != port.private {
-            let host = join_host(&port.ip, port.public.to_string());
-            published.push(format!("{host}->{}/{}", port.private, port.kind));
-            continue;
-        }
-        let key = match port.public {
-            0 => port.kind.clone(),
-            _ => format!("{}/{}", port.ip, port.kind),
-        };
-        let ranges = exposed.entry(key).or_default();
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == port.private => *last = port.private,
-            Some((_, last)) if *last == port.private => {}
-            _ => ranges.push((port.clone(), port.private)),
-        }
-    }
     let range = |first: i64, last: i64| match first == last {
         true => first.to_string(),
         false => format!("{first}-{last}"),
     };
-    let mut words = Vec::new();
-    for (first, last) in exposed.into_values().flatten() {
+    let word = |first: &Port, last: i64| {
         let inside = range(first.private, last);
-        let word = match first.public {
+        match first.public {
             0 => format!("{inside}/{}", first.kind),
-            _ => format!(
-                "{}->{inside}/{}",
-                join_host(&first.ip, inside.clone()),
-                first.kind
-            ),
+            _ => format!("{}->{inside}/{}", join_host(&first.ip, &inside), first.kind),
+        }
+    };
+    let mut words = Vec::new();
+    let mut published = Vec::new();
+    // The last range of each address and protocol, in the order in which they first appear.
+    let mut open: Vec<(Port, i64)> = Vec::new();
+    for port in all {
+        if port.public != 0 && port.public != port.private {
+            let host = join_host(&port.ip, &port.public.to_string());
+            published.push(format!("{host}->{}/{}", port.private, port.kind));
+            continue;
+        }
+        let same = |other: &Port| {
+            other.kind == port.kind
+                && (other.public == 0) == (port.public == 0)
+                && other.ip == port.ip
         };
-        words.push(word);
+        match open.iter_mut().find(|(first, _)| same(first)) {
+            Some((_, last)) if *last + 1 == port.private => *last = port.private,
+            Some((first, last)) => {
+                words.push(word(first, *last));
+                (*first, *last) = (port.clone(), port.private);
+            }
+            None => open.push((port.clone(), port.private)),
+        }
     }
+    words.extend(open.iter().map(|(first, last)| word(first, *last)));
     words.extend(published);
     words.join(", ")
 }
 
-fn join_host(ip: &str, port: String) -> String {
+fn join_host(ip: &str, port: &str) -> String {
     if ip.contains(':') {
         format!("[{ip}]:{port}")
     } else {

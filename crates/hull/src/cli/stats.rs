@@ -83,7 +83,9 @@ impl Command for Stats {
                     Err(failure) => failures.push(failure),
                 }
             }
-            print(&format::render(&COLUMNS, style, &rows)?)?;
+            if failures.is_empty() || !rows.is_empty() {
+                print(&format::render(&COLUMNS, style, &rows)?)?;
+            }
             return Failure::join(failures);
         }
         self.stream(client, style).await

@@ -5,11 +5,6 @@ const DECIMAL: [&str; 9] = ["B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB"]
 /// Prefixes of binary sizes.
 const BINARY: [&str; 9] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB"];
 
-/// A size in powers of 1000 with up to four digits: `1.982MB`.
-pub(crate) fn human_size(bytes: f64) -> String {
-    human_size_with_precision(bytes, 4)
-}
-
 /// A size in powers of 1000 with up to `digits` digits: `1.98MB`.
 pub(crate) fn human_size_with_precision(bytes: f64, digits: usize) -> String {
     scaled(bytes, 1000.0, &DECIMAL, digits)
@@ -218,7 +213,8 @@ mod tests {
 
     #[test]
     fn sizes_read_as_in_go_units() {
-        let check = |bytes: f64, expected: &str| assert_eq!(human_size(bytes), expected);
+        let check =
+            |bytes: f64, expected: &str| assert_eq!(human_size_with_precision(bytes, 4), expected);
         check(0.0, "0B");
         check(999.0, "999B");
         check(1000.0, "1kB");

@@ -84,11 +84,6 @@ impl Client {
         }
     }
 
-    /// Where the engine is.
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     /// The version of the API spoken with this server, agreed with it if that was not done yet.
     pub(crate) async fn version(&self) -> Result<ApiVersion, ClientError> {
         self.version

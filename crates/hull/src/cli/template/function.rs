@@ -54,7 +54,9 @@ impl Function {
             }
             ("ne", [a, b]) => Ok(Value::Bool(!equal(a, b))),
             ("lt" | "le" | "gt" | "ge", [a, b]) => compare(self.0, a, b),
-            ("index", [value, keys @ ..]) => keys.iter().try_fold(value.clone(), index),
+            ("index", [value, keys @ ..]) => keys
+                .iter()
+                .try_fold(value.clone(), |value, key| index(&value, key)),
             ("len", [value]) => length(value),
             ("slice", [value, bounds @ ..]) => slice(value, bounds),
             ("print", _) => text(print(arguments)),
@@ -192,8 +194,8 @@ fn compare(name: &str, a: &Value, b: &Value) -> Result<Value, String> {
     }))
 }
 
-fn index(value: Value, key: &Value) -> Result<Value, String> {
-    match (&value, key) {
+fn index(value: &Value, key: &Value) -> Result<Value, String> {
+    match (value, key) {
         (Value::List(items), Value::Int(number)) => {
             let item = usize::try_from(*number)
                 .ok()

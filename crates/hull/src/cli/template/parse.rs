@@ -66,9 +66,9 @@ pub(super) fn parse(tokens: Vec<Token>) -> Result<Vec<Node>, TemplateError> {
     };
     let (nodes, end) = parser.list()?;
     match end {
-        End::OfText => Ok(nodes),
-        End::Else => parser.error("unexpected {{else}}"),
-        End::End => parser.error("unexpected {{end}}"),
+        Ended::WithText => Ok(nodes),
+        Ended::AtElse => parser.error("unexpected {{else}}"),
+        Ended::AtEnd => parser.error("unexpected {{end}}"),
     }
 }
 
@@ -80,10 +80,10 @@ struct Parser {
 
 /// What a list of nodes ended with.
 #[derive(PartialEq, Eq)]
-enum End {
-    OfText,
-    Else,
-    End,
+enum Ended {
+    WithText,
+    AtElse,
+    AtEnd,
 }
 
 impl Parser {
@@ -107,7 +107,7 @@ impl Parser {
         }
     }
 
-    fn list(&mut self) -> Result<(Vec<Node>, End), TemplateError> {
+    fn list(&mut self) -> Result<(Vec<Node>, Ended), TemplateError> {
         let mut nodes = Vec::new();
         while let Some(token) = self.next() {
             if let TokenKind::Text(text) = token.kind {
@@ -119,11 +119,11 @@ impl Parser {
                 "end" => {
                     self.next();
                     self.close()?;
-                    return Ok((nodes, End::End));
+                    return Ok((nodes, Ended::AtEnd));
                 }
                 "else" => {
                     self.next();
-                    return Ok((nodes, End::Else));
+                    return Ok((nodes, Ended::AtElse));
                 }
                 "if" | "with" | "range" => {
                     self.next();
@@ -151,7 +151,7 @@ impl Parser {
                 }
             }
         }
-        Ok((nodes, End::OfText))
+        Ok((nodes, Ended::WithText))
     }
 
     fn close(&mut self) -> Result<(), TemplateError> {
@@ -169,9 +169,9 @@ impl Parser {
         let (then, end) = self.list()?;
         self.range_depth -= usize::from(word == "range");
         let otherwise = match end {
-            End::End => Vec::new(),
-            End::OfText => return self.error("unexpected EOF"),
-            End::Else => match self.peek_word().as_deref() {
+            Ended::AtEnd => Vec::new(),
+            Ended::WithText => return self.error("unexpected EOF"),
+            Ended::AtElse => match self.peek_word().as_deref() {
                 Some(next @ ("if" | "with")) if next == word => {
                     self.next();
                     // Its end is ours too.
@@ -181,9 +181,9 @@ impl Parser {
                     self.close()?;
                     let (otherwise, end) = self.list()?;
                     match end {
-                        End::End => otherwise,
-                        End::Else => return self.error("expected end; found {{else}}"),
-                        End::OfText => return self.error("unexpected EOF"),
+                        Ended::AtEnd => otherwise,
+                        Ended::AtElse => return self.error("expected end; found {{else}}"),
+                        Ended::WithText => return self.error("unexpected EOF"),
                     }
                 }
             },
@@ -266,14 +266,19 @@ impl Parser {
     }
 
     fn operand(&mut self) -> Result<Operand, TemplateError> {
-        let Some(token) = self.next() else {
+        let Some(mut token) = self.next() else {
             return self.error("unclosed action");
         };
         let kind = match token.kind {
             TokenKind::Dot => OperandKind::Fields(Vec::new()),
             TokenKind::Field(name) => {
+                let rest = self.chain();
+                if !rest.is_empty() {
+                    // Where Go says that a chain of fields stands.
+                    token.start += 1 + name.len();
+                }
                 let mut fields = vec![name];
-                fields.extend(self.chain());
+                fields.extend(rest);
                 OperandKind::Fields(fields)
             }
             TokenKind::Variable(name) => OperandKind::Variable(name, self.chain()),
