@@ -138,15 +138,7 @@ fn a_mounted_layer_is_what_tar_unpacks_in_every_format() {
 
         let mounts = Mounts::new(&scratch);
         let mounted = mounts.mount(&store, &layer.diff_id);
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = table
-            .lines()
-            .find(|line| line.contains(text(&mounted)))
-            .unwrap();
-        assert!(
-            line.contains("directio") && !line.contains("/dev/loop"),
-            "{line}"
-        );
+        mounts.assert_no_needless_loop(&mounted);
         let expected = listing(&unpacked);
         assert_same(&listing(&mounted), &expected);
         assert_same(&read_listing(&store, &layer.diff_id), &expected);
