@@ -72,6 +72,22 @@ pub fn publish(finished: &Path, name: &Path, durability: Durability) -> io::Resu
     }
 }
 
+/// Gives a finished file its final name, unless something has that name; says whether it did.
+///
+/// The contents are the caller's to sync; [`Durability::Synced`] syncs the folder.
+pub fn publish_new(finished: &Path, name: &Path, durability: Durability) -> io::Result<bool> {
+    match fs::hard_link(finished, name) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    fs::remove_file(finished)?;
+    if durability == Durability::Synced {
+        sync_dir(parent_of(name))?;
+    }
+    Ok(true)
+}
+
 /// Makes a folder and those above it; what was missing gets `mode` and survives a crash.
 pub fn make_dir_all(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
@@ -188,6 +204,23 @@ mod tests {
         assert!(replace_file(&path, b"x", 0o600, Durability::Synced).is_err());
         assert!(path.join("inside").is_dir());
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_not_replaced() {
+        let dir = scratch("new");
+        let name = dir.join("name");
+        for (text, given) in [("first", true), ("second", false)] {
+            let finished = dir.join(text);
+            fs::write(&finished, text).unwrap();
+            assert_eq!(
+                publish_new(&finished, &name, Durability::Synced).unwrap(),
+                given
+            );
+            assert_eq!(finished.exists(), !given);
+        }
+        assert_eq!(fs::read_to_string(&name).unwrap(), "first");
         fs::remove_dir_all(dir).unwrap();
     }
 

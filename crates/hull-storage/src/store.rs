@@ -98,6 +98,17 @@ impl Store {
 }
 
 impl Temporary {
+    /// Gives the finished file its final name unless that is taken; says whether it did. Nothing
+    /// is synced.
+    pub(crate) fn publish_new(mut self, name: &Path) -> Result<bool> {
+        self.file
+            .set_permissions(Permissions::from_mode(FILE_MODE))
+            .at("chmod", &self.path)?;
+        let new = durable::publish_new(&self.path, name, Durability::Lost).at("publish", name)?;
+        self.published = new;
+        Ok(new)
+    }
+
     /// Gives the finished file its final name; see [`Durability`].
     pub(crate) fn publish(mut self, name: &Path, durability: Durability) -> Result<()> {
         self.file

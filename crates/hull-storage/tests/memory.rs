@@ -9,7 +9,7 @@ use hull_storage::tar::{Entry, EntryKind, Timestamp, Writer};
 use hull_storage::{IngestOptions, Store};
 
 /// Size of the archive, in bytes.
-const ARCHIVE_BYTES: u64 = 512 << 20;
+const ARCHIVE_BYTES: u64 = 192 << 20;
 /// Files in it.
 const FILES: u64 = 64;
 /// What ingesting may add to the peak of the process, in bytes.

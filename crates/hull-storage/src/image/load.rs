@@ -14,10 +14,10 @@ use serde::Deserialize;
 
 use super::config::null_as_default;
 use super::{
-    DOCUMENT_BYTES_MAX, Descriptor, INDEX_TYPES, ImageConfig, ImageRecord, Index, LAYERS_MAX,
-    LayerRef, Manifest, Platform, Reference, from_json,
+    CONFIG_TYPES, DOCUMENT_BYTES_MAX, Descriptor, INDEX_TYPES, ImageConfig, ImageRecord, Index,
+    LAYERS_MAX, LayerRef, Manifest, Platform, Reference, from_json,
 };
-use crate::content::Hasher;
+use crate::content::{Blob, Expected, Hasher};
 use crate::error::{Error, Result};
 use crate::layer::{Compression, IngestOptions, Layer, peek};
 use crate::store::Store;
@@ -289,11 +289,16 @@ impl Members {
             match from_json(self.blob_document(&manifest.config)?, || name.clone()) {
                 Ok(config) => config,
                 // An artifact with a configuration of its own kind.
-                Err(_) if manifest.config.media_type != super::CONFIG_TYPES[0] => return Ok(None),
+                Err(_) if !CONFIG_TYPES.contains(&manifest.config.media_type.as_str()) => {
+                    return Ok(None);
+                }
                 Err(error) => return Err(error),
             };
         let names = manifest.layers.iter().map(|layer| blob_name(&layer.digest));
-        self.check_layers(&config, &names.collect::<Vec<_>>(), &name)?;
+        let layers = self.check_layers(&config, &names.collect::<Vec<_>>(), &name)?;
+        for (layer, promised) in layers.iter().zip(&manifest.layers) {
+            Expected::from(promised.blob()).check("layer of the archive", layer.blob)?;
+        }
         store.put_blob(self.blob_document(&manifest.config)?)?;
         let manifest = store.put_blob(bytes)?;
         store.image(&manifest.digest).map(Some)
@@ -376,14 +381,11 @@ impl Members {
     /// The document that a descriptor points to, checked.
     fn blob_document(&self, descriptor: &Descriptor) -> Result<&[u8]> {
         let bytes = self.document(&blob_name(&descriptor.digest))?;
-        let (actual, expected) = (Hasher::digest(bytes), descriptor.digest);
-        if actual != expected {
-            return Err(Error::WrongDigest {
-                what: "document of the archive",
-                expected,
-                actual,
-            });
-        }
+        let actual = Blob {
+            digest: Hasher::digest(bytes),
+            size: bytes.len() as u64,
+        };
+        Expected::from(descriptor.blob()).check("document of the archive", actual)?;
         Ok(bytes)
     }
 }

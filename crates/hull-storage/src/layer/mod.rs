@@ -208,6 +208,23 @@ impl Store {
         Ok(layers)
     }
 
+    /// Makes a layer again from its blob, whatever is there under its name, and syncs it.
+    ///
+    /// # Errors
+    /// `NotFound` when the blob is not there; then the old image is left as it is.
+    pub fn remake_layer(&self, diff_id: &Digest, blob: &Blob) -> Result<()> {
+        let stream = self.open_blob(&blob.digest)?;
+        self.remove_layer(diff_id)?;
+        let blob = Expected::from(*blob);
+        let options = IngestOptions {
+            diff_id: Some(*diff_id),
+            blob,
+            keep_blob: false,
+        };
+        self.ingest_layer(stream, &options)?;
+        self.sync_layer(diff_id)
+    }
+
     fn layer_names(&self, suffix: &str) -> Result<Vec<Digest>> {
         let files = list(&self.layers_dir())?;
         let stems = files
@@ -226,13 +243,12 @@ impl Store {
 
     fn publish_image(&self, image: Temporary, layer: &mut Layer) -> Result<()> {
         let path = self.layer_path(&layer.diff_id);
+        // One that is there stays: it may be mounted, and two files would be cached twice.
+        layer.created = image.publish_new(&path)?;
         if let Some(size) = size_of(&path)? {
-            // The one that is there may be mounted, and two files would be cached twice.
             layer.image_size = size;
-            return Ok(());
         }
-        layer.created = true;
-        image.publish(&path, Durability::Lost)
+        Ok(())
     }
 }
 

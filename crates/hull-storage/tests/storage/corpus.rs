@@ -27,7 +27,12 @@ fn check(store: &Store, stream: &[u8], what: &str) -> bool {
 
 #[test]
 fn every_input_of_the_corpus_is_a_layer_or_an_error() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/layer");
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !checkout.exists() {
+        eprintln!("skipped: no checkout here, and so no corpus");
+        return;
+    }
+    let corpus = checkout.join("../../fuzz/corpus/layer");
     let scratch = Scratch::new();
     let store = scratch.store("store");
     let mut random = Random::new();

@@ -229,6 +229,11 @@ fn an_oci_layout_gives_the_image_for_this_machine() {
         Hasher::digest(&gzip(&here))
     );
 
+    let mut short = top.clone();
+    short["size"] = json!(5);
+    let error = load(&store, &layout.archive(&short)).unwrap_err();
+    assert!(error.to_string().contains("bytes, not 5"), "{error}");
+
     // A tag alone names nothing; without a platform the first image that is there is taken.
     let top = json!({"mediaType": foreign.media_type, "digest": foreign.digest,
         "size": foreign.size, "annotations": {"org.opencontainers.image.ref.name": "latest"}});

@@ -138,6 +138,7 @@ fn a_mounted_layer_is_what_tar_unpacks_in_every_format() {
 
         let mounts = Mounts::new(&scratch);
         let mounted = mounts.mount(&store, &layer.diff_id);
+        mounts.assert_no_needless_loop(&mounted);
         let expected = listing(&unpacked);
         assert_same(&listing(&mounted), &expected);
         assert_same(&read_listing(&store, &layer.diff_id), &expected);
@@ -515,6 +516,11 @@ fn layers_are_durable_only_when_synced_and_blobs_make_them_again() {
     assert!(again.created && !again.blob_created);
     assert_eq!(fs::read(store.layer_path(&layer.diff_id)).unwrap(), image);
     store.sync_layer(&layer.diff_id).unwrap();
+    assert_eq!(store.unsynced_layers().unwrap(), []);
+    fs::remove_file(store.layer_path(&layer.diff_id)).unwrap();
+    fs::write(store.layer_path(&layer.diff_id), "damaged").unwrap();
+    store.remake_layer(&layer.diff_id, &layer.blob).unwrap();
+    assert_eq!(fs::read(store.layer_path(&layer.diff_id)).unwrap(), image);
     assert_eq!(store.unsynced_layers().unwrap(), []);
     let third = ingest(&store, &archive).unwrap();
     assert!(!third.created && !third.blob_created);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use hull_model::Digest;
 use hull_storage::erofs::{Damage, FileType};
 use hull_storage::tar::{Entry, EntryKind, Timestamp, Writer};
-use hull_storage::{Hasher, IngestOptions, Layer, LayerMounts, Result, Store};
+use hull_storage::{Backing, Hasher, IngestOptions, Layer, LayerMounts, Result, Store};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -62,6 +62,29 @@ impl Mounts {
     pub(crate) fn mount(&self, store: &Store, layer: &Digest) -> PathBuf {
         let mounted = self.0.ensure(layer, &store.layer_path(layer)).unwrap();
         self.1.join("l").join(mounted.name)
+    }
+
+    /// From Linux 6.12 on, the file itself is mounted, with direct I/O: seen in the mount table,
+    /// because a loop device could come in unseen.
+    pub(crate) fn assert_no_needless_loop(&self, mounted: &Path) {
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let mut numbers = release
+            .split(['.', '-'])
+            .map(|part| part.parse::<u32>().unwrap_or(0));
+        let version = (numbers.next().unwrap(), numbers.next().unwrap());
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table
+            .lines()
+            .find(|line| line.contains(text(mounted)))
+            .unwrap();
+        let direct = line.contains("directio") && !line.contains("/dev/loop");
+        assert_eq!(direct, version >= (6, 12), "{line}");
+        let backing = if direct {
+            Backing::FileDirect
+        } else {
+            Backing::Loop
+        };
+        assert_eq!(self.0.backing(), Some(backing));
     }
 }
 
