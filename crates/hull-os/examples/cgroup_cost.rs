@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use hull_os::cgroup::{CONTAINER_RULES, Hierarchies, Limits};
+use hull_os::cgroup::{CONTAINER_RULES, Group, Hierarchies, Limits};
 
 /// Rounds where none are given.
 const ROUNDS: usize = 200;
@@ -15,6 +15,7 @@ const ROUNDS: usize = 200;
 struct Times {
     create: Vec<Duration>,
     attach: Vec<Duration>,
+    attach_self: Vec<Duration>,
     kill: Vec<Duration>,
     remove: Vec<Duration>,
 }
@@ -26,6 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let begin = Instant::now();
     let trees = Hierarchies::detect()?;
     println!("detect {:>7} us", begin.elapsed().as_micros());
+    let parent = format!("hull-cost-{}", std::process::id());
+    // Where this process waits between its visits.
+    let home = trees.create(&format!("{parent}/home"), &Limits::default())?;
     let description = trees.describe();
     let begin = Instant::now();
     Hierarchies::parse(&description)?;
@@ -52,18 +56,31 @@ fn main() -> Result<(), Box<dyn Error>> {
     ] {
         let mut times = Times::default();
         for _ in 0..rounds {
-            round(&trees, &limits, &mut times)?;
+            round(&trees, &home, &limits, &mut times)?;
         }
         println!("{name}:");
         show("create", times.create);
         show("attach", times.attach);
+        show("attach self", times.attach_self);
         show("kill", times.kill);
         show("remove", times.remove);
     }
+    // Back to the roots, so that nothing is left.
+    for (name, mount) in trees.mounts().filter(|(name, _)| !name.is_empty()) {
+        std::fs::write(mount.join("tasks"), "0").map_err(|error| format!("{name}: {error}"))?;
+    }
+    trees
+        .open_group(&parent)
+        .remove(Instant::now() + Duration::from_secs(5))?;
     Ok(())
 }
 
-fn round(trees: &Hierarchies, limits: &Limits, times: &mut Times) -> Result<(), Box<dyn Error>> {
+fn round(
+    trees: &Hierarchies,
+    home: &Group,
+    limits: &Limits,
+    times: &mut Times,
+) -> Result<(), Box<dyn Error>> {
     let path = format!("hull-cost-{}/group", std::process::id());
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut clock = Instant::now();
@@ -78,15 +95,16 @@ fn round(trees: &Hierarchies, limits: &Limits, times: &mut Times) -> Result<(), 
     lap(&mut Vec::new());
     group.attach(child.id())?;
     lap(&mut times.attach);
+    group.attach_self()?;
+    lap(&mut times.attach_self);
+    home.attach_self()?;
+    lap(&mut Vec::new());
     group.kill_all(deadline)?;
     lap(&mut times.kill);
     child.wait()?;
     lap(&mut Vec::new());
     group.remove(deadline)?;
     lap(&mut times.remove);
-    trees
-        .open_group(path.trim_end_matches("/group"))
-        .remove(deadline)?;
     Ok(())
 }
 
@@ -97,5 +115,5 @@ fn show(what: &str, mut times: Vec<Duration>) {
             .get(times.len() * part / 100)
             .map_or(0, Duration::as_micros)
     };
-    println!("  {what:<7} {:>7} us   (90 %: {} us)", at(50), at(90));
+    println!("  {what:<11} {:>7} us   (90 %: {} us)", at(50), at(90));
 }

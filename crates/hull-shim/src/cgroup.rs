@@ -51,7 +51,7 @@ impl Cgroup {
 
     /// Moves the calling child, which was cloned into it, the rest of the way.
     pub(crate) fn enter(&self) -> io::Result<()> {
-        self.0.as_ref().map_or(Ok(()), Group::enter_cloned)
+        self.0.as_ref().map_or(Ok(()), Group::attach_self)
     }
 
     /// Whether the kernel killed something for lack of memory.

@@ -143,18 +143,20 @@ pub(super) fn children(at: &OwnedFd, path: &str) -> io::Result<Vec<String>> {
         .collect())
 }
 
-/// Waits until the kernel says that a file changed, or until the deadline.
-pub(super) fn wait_change(file: &File, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // Rounded up, so that the last wait does not become a busy loop.
-    let timeout = i32::try_from(left.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
+/// Waits until the kernel says that a file changed, but no longer than this.
+pub(super) fn wait_change(file: &File, time: Duration) -> io::Result<()> {
     let mut entry = libc::pollfd {
         fd: file.as_raw_fd(),
         events: libc::POLLPRI,
         revents: 0,
     };
-    // SAFETY: one entry, which lives here.
-    match check(unsafe { libc::poll(&raw mut entry, 1, timeout) }.into()) {
+    let timeout = libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    // SAFETY: one entry and one time, which live here; no signal mask.
+    let result = unsafe { libc::ppoll(&raw mut entry, 1, &raw const timeout, std::ptr::null()) };
+    match check(result.into()) {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
     }

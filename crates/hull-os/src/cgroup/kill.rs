@@ -14,6 +14,12 @@ use super::{Group, Hierarchy};
 /// How long freezing may take: a process in an uninterruptible wait holds it up.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Time until the second look at `cgroup.events`, doubled at each. The kernel tells of changes at
+/// most every 10 ms, and a killed process is gone in a tenth of one.
+const FIRST_LOOK: Duration = Duration::from_micros(50);
+/// Longest time between two looks.
+const LAST_LOOK: Duration = Duration::from_millis(10);
+
 impl Group {
     /// The processes in it and below it, in whatever hierarchy they are.
     ///
@@ -140,6 +146,7 @@ impl Group {
     ) -> io::Result<()> {
         let path = self.file("cgroup.events");
         let mut file = open_read(&unified.dir, &path).map_err(explain("open", &path))?;
+        let mut look_again = FIRST_LOOK;
         loop {
             match reread(&mut file) {
                 Ok(text) if number_of(&text, word) == Some(wanted) => return Ok(()),
@@ -151,7 +158,11 @@ impl Group {
                 let step = format!("wait for {word} {wanted} in");
                 return Err(explain(step, &path)(io::ErrorKind::TimedOut.into()));
             }
-            wait_change(&file, deadline)?;
+            wait_change(
+                &file,
+                look_again.min(deadline.saturating_duration_since(Instant::now())),
+            )?;
+            look_again = (2 * look_again).min(LAST_LOOK);
         }
     }
 }
