@@ -24,8 +24,8 @@ const BANNED: &[(&str, &str)] = &[
     ("chat", "gpt"),
     ("as an ", "ai "),
     ("co-authored-", "by:"),
+    ("earlier ", "session"),
     ("previous ", "session"),
-    ("this ", "session"),
     ("sub", "agent"),
 ];
 
