@@ -126,6 +126,9 @@ pub(super) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Names of the cgroups directly below one; none when it does not exist.
 pub(super) fn children(at: &OwnedFd, path: &str) -> io::Result<Vec<String>> {
+    if !may_have_children(at, path) {
+        return Ok(Vec::new());
+    }
     let directory = match open_directory(at, if path.is_empty() { "." } else { path }) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(explain("list", path))?,
@@ -141,6 +144,25 @@ pub(super) fn children(at: &OwnedFd, path: &str) -> io::Result<Vec<String>> {
         .filter(is_directory)
         .filter_map(name)
         .collect())
+}
+
+/// Each directory below counts as a link, so that most listings can be spared.
+fn may_have_children(at: &OwnedFd, path: &str) -> bool {
+    let Ok(path) = c_string(path) else {
+        return false;
+    };
+    // SAFETY: all zero is a valid value of this plain structure.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is NUL-terminated, and both outlive the call.
+    let result = unsafe {
+        libc::fstatat(
+            at.as_raw_fd(),
+            path.as_ptr(),
+            &raw mut status,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    result != 0 || status.st_nlink > 2
 }
 
 /// Waits until the kernel says that a file changed, but no longer than this.

@@ -396,23 +396,43 @@ fn lack_of_memory_is_counted_and_told() {
 }
 
 #[test]
-fn a_process_moves_itself() {
-    let owned = Owned::new("self", &Limits::default());
+fn a_child_cloned_into_the_group_moves_itself_into_the_rest() {
+    let path = format!("hull-os-test-{}/self", std::process::id());
+    let trees = Hierarchies::detect().unwrap();
+    let cgroup = trees.create_for_clone(&path).unwrap();
+    let owned = Owned(trees.create(&path, &Limits::default()).unwrap());
     let (reader, writer) = io::pipe().unwrap();
-    let process = Sleeper::run(|| {
+    // SAFETY: all zero is a valid value of this plain structure.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = &cgroup {
+        // libc's own constant does not fit into its type.
+        args.flags = 0x2_0000_0000;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    let size = size_of::<libc::clone_args>();
+    // SAFETY: the arguments live here; without CLONE_VM this is a fork.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size) };
+    assert!(pid >= 0, "{}", io::Error::last_os_error());
+    if pid == 0 {
         let byte = [u8::from(owned.0.attach_self().is_ok())];
         // SAFETY: one byte that lives here, to a pipe that is open; then waits to be killed.
         unsafe {
             libc::write(writer.as_raw_fd(), byte.as_ptr().cast(), 1);
             libc::pause();
+            libc::_exit(0);
         }
-    });
+    }
+    let process = Sleeper(libc::pid_t::try_from(pid).unwrap());
     drop(writer);
     let mut byte = [0];
     io::Read::read_exact(&mut &reader, &mut byte).unwrap();
     assert_eq!(byte, [1]);
     let text = std::fs::read_to_string(format!("/proc/{}/cgroup", process.pid())).unwrap();
-    for line in text.lines().filter(|line| !line.starts_with("0::")) {
+    for line in text
+        .lines()
+        .filter(|line| cgroup.is_some() || !line.starts_with("0::"))
+    {
         assert!(line.ends_with(owned.0.path()), "{line}");
     }
 }
