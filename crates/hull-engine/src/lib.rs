@@ -55,7 +55,8 @@ pub struct EngineConfig {
     pub run_root: PathBuf,
     /// The static program that is put beside each container.
     pub shim_program: &'static [u8],
-    /// Parent cgroup of containers.
+    /// Parent cgroup of containers, ours alone; empty: `hull`, or a name made of `run_root` where
+    /// that is not the usual one.
     pub cgroup_parent: String,
     /// A small init as process 1 where nobody says otherwise.
     pub init: bool,

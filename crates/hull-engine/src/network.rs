@@ -22,8 +22,6 @@ use crate::api::{self, Container, Endpoint};
 use crate::clock::now_ns;
 use crate::error::{EngineError, Result};
 
-/// Run root of the one daemon that people have; others get names of their own.
-const RUN_ROOT_DEFAULT: &str = "/run/hull";
 /// Largest packet where nobody says otherwise, and the uplink takes it.
 const MTU_DEFAULT: u32 = 1500;
 /// How long a firewall's own program may take.
@@ -67,8 +65,8 @@ fn failed(step: &str) -> impl FnOnce(hull_net::Error) -> EngineError {
 
 impl Network {
     /// Makes the bridge and our table, or finds them as they are.
-    pub(crate) fn open(config: &BridgeConfig, run_root: &Path) -> Result<Self> {
-        let tag = tag(run_root);
+    pub(crate) fn open(config: &BridgeConfig, run_root: &Path, tag: &str) -> Result<Self> {
+        let tag = tag.to_owned();
         let created_ns = now_ns();
         let firewall = if config.hands_off {
             Firewall::HandsOff
@@ -347,12 +345,16 @@ impl Bridge {
 /// Repairs what others change under us: a flushed rule set, a firewall that begins to drop, an
 /// uplink that comes late.
 fn keep_settled(networks: Arc<Networks>) -> Result<()> {
-    let mut events = networks.watch().map_err(failed("watch the host's networks"))?;
+    let mut events = networks
+        .watch()
+        .map_err(failed("watch the host's networks"))?;
     let settle = move || {
         loop {
             match networks.settle_next(&mut events) {
                 Ok(report) if report.not_settled.is_empty() => {}
-                Ok(report) => tracing::warn!(chains = ?report.not_settled, "our accept rules were refused"),
+                Ok(report) => {
+                    tracing::warn!(chains = ?report.not_settled, "our accept rules were refused")
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the host's networks changed and ours could not follow");
                     std::thread::sleep(SETTLE_PAUSE);
@@ -365,15 +367,6 @@ fn keep_settled(networks: Arc<Networks>) -> Result<()> {
         .spawn(settle)
         .map(drop)
         .map_err(|e| EngineError::io("start the thread that watches the host's networks", e))
-}
-
-/// Names of kernel objects: `hull` for the usual daemon, with a number for one with a run root
-/// of its own, so that two never touch each other's.
-fn tag(run_root: &Path) -> String {
-    if run_root == Path::new(RUN_ROOT_DEFAULT) {
-        return "hull".to_owned();
-    }
-    format!("hull-{}", &digest_of(&run_root.to_string_lossy())[..8])
 }
 
 fn plan_bridge(config: &BridgeConfig, tag: &str, networks: &Networks) -> Result<Bridge> {
@@ -436,9 +429,15 @@ fn warnings(report: &Report, hands_off: bool) -> Vec<String> {
             format!("{chain} drops what it does not know; rules there accept our bridge")
         }
     };
-    let refused = |chain: &String| format!("{chain} drops our bridge's traffic and refused our rules");
+    let refused =
+        |chain: &String| format!("{chain} drops our bridge's traffic and refused our rules");
     let refused = report.not_settled.iter().map(refused);
-    report.blocked_by.iter().map(blocked).chain(refused).collect()
+    report
+        .blocked_by
+        .iter()
+        .map(blocked)
+        .chain(refused)
+        .collect()
 }
 
 fn loopback() -> LinkSteps {

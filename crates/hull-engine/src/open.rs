@@ -24,6 +24,8 @@ use crate::object::registry::Registry;
 use crate::recover;
 use crate::store::{Change, Contents, Key, Store};
 
+/// Run root of the one daemon that people have; others get names of their own.
+const RUN_ROOT_DEFAULT: &str = "/run/hull";
 /// First kernel whose overlay takes layers by descriptor.
 const LOWERS_BY_DESCRIPTOR_SINCE: (u32, u32) = (6, 13);
 /// How long a container may take at a shutdown beyond its own stop timeout.
@@ -33,7 +35,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 const CGROUP_REMOVE_WAIT: Duration = Duration::from_secs(2);
 
 /// Opens the data root and takes over what runs.
-pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Core>> {
+pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
+    let tag = tag(&config.run_root);
+    if config.cgroup_parent.is_empty() {
+        config.cgroup_parent.clone_from(&tag);
+    }
     for (path, mode) in [(&config.data_root, 0o710), (&config.run_root, 0o700)] {
         make_private(path, mode)
             .map_err(|e| EngineError::io(format!("make {}", path.display()), e))?;
@@ -50,7 +56,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Core>> {
         .map_err(|e| EngineError::step("open the sandbox driver", e.kind(), e))?;
     let cgroups = hull_os::cgroup::Hierarchies::detect()
         .map_err(|e| EngineError::io("read the cgroup hierarchies", e))?;
-    let network = Network::open(&config.bridge, &config.run_root)?;
+    let network = Network::open(&config.bridge, &config.run_root, &tag)?;
     let images = ImageTable::recover(&storage, &contents);
     let core = Arc::new(Core {
         support: cgroups.support(),
@@ -72,6 +78,16 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Core>> {
     });
     recover::containers(&core, &contents).await?;
     Ok(core)
+}
+
+/// What names kernel objects: `hull` for the usual daemon, with a number for one with a run root
+/// of its own, so that two never touch each other's.
+fn tag(run_root: &Path) -> String {
+    if run_root == Path::new(RUN_ROOT_DEFAULT) {
+        return "hull".to_owned();
+    }
+    let digest = hull_storage::Hasher::digest(run_root.as_os_str().as_encoded_bytes());
+    format!("hull-{}", &digest.hex()[..8])
 }
 
 fn make_private(path: &Path, mode: u32) -> io::Result<()> {
@@ -186,7 +202,10 @@ pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
     if all_ended {
         core.mounts.release_all();
         let job = core.clone();
-        let removed = core.jobs.run(Pool::Kernel, move || remove_cgroup_parent(&job)).await;
+        let removed = core
+            .jobs
+            .run(Pool::Kernel, move || remove_cgroup_parent(&job))
+            .await;
         first_failure = first_failure.and(removed.and_then(|result| result));
         first_failure = first_failure.and(core.network.remove());
     }
@@ -205,5 +224,8 @@ fn remove_cgroup_parent(core: &Core) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    core.cgroups.open_group(parent).remove(deadline).map_err(failed)
+    core.cgroups
+        .open_group(parent)
+        .remove(deadline)
+        .map_err(failed)
 }

@@ -85,6 +85,7 @@ fn discard_unknown(core: &Core, known: &HashSet<String>) {
             tracing::warn!(sandbox = short, %error, "it is left");
         }
     }
+    discard_unknown_cgroups(core, known);
     let directory = core.config.data_root.join("containers");
     for entry in std::fs::read_dir(&directory)
         .into_iter()
@@ -102,6 +103,29 @@ fn discard_unknown(core: &Core, known: &HashSet<String>) {
         }
     }
     core.network.remove_unknown(known);
+}
+
+/// Kills and removes what is in our parent cgroup and belongs to no container. The parent is ours
+/// alone: another daemon has one of another name.
+fn discard_unknown_cgroups(core: &Core, known: &HashSet<String>) {
+    let parent = &core.config.cgroup_parent;
+    for name in core.cgroups.list(parent).unwrap_or_default() {
+        let is_ours = name
+            .parse::<SandboxId>()
+            .is_ok_and(|id| !known.contains(&id.short()));
+        if !is_ours {
+            continue;
+        }
+        tracing::info!(cgroup = name, "a cgroup without a record is removed");
+        let group = core.cgroups.open_group(&format!("{parent}/{name}"));
+        let deadline = std::time::Instant::now() + DISCARD_WAIT;
+        if let Err(error) = group
+            .kill_all(deadline)
+            .and_then(|()| group.remove(deadline))
+        {
+            tracing::warn!(cgroup = name, %error, "it is left");
+        }
+    }
 }
 
 /// Puts one owner into its right state, then lets it serve.

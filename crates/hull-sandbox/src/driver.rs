@@ -35,6 +35,10 @@ const SOCKET: &str = "shim.sock";
 const CGROUP: &str = "cgroup";
 /// Descriptors that every shim is given: plan, listener, connection, run directory.
 const GIVEN: usize = 4;
+/// Name of the program in memory, by which a shim is told from whoever got its number later.
+const PROGRAM_NAME: &str = "hull-shim";
+/// Pause between two looks at a shim that takes its first steps: they take it a millisecond.
+const FIRST_STEPS_PAUSE: Duration = Duration::from_millis(1);
 /// How long a shim may take to say how it is.
 const STATUS_MS_MAX: u64 = 2_000;
 
@@ -187,19 +191,19 @@ impl Driver {
                 });
             }
         };
-        let socket = match socket::connect(dir.as_fd(), SOCKET) {
-            Ok(socket) => socket,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        let first_steps = Instant::now() + Duration::from_millis(STATUS_MS_MAX);
+        let (socket, pidfd) = match settled_listener(dir.as_fd(), first_steps) {
+            Ok(Listener::Shim(socket, pidfd)) => (socket, pidfd),
+            // Nobody listens: what it left behind is all there will be.
+            Ok(Listener::Nobody) => return self.recorded(id),
+            Ok(Listener::NotYet) => {
+                return Ok(Found::NoAnswer("its shim takes no steps".to_owned()));
+            }
+            Err(_) => {
                 return Ok(Found::NoAnswer(
                     "its shim accepts no connections".to_owned(),
                 ));
             }
-            // Nobody listens: what it left behind is all there will be.
-            Err(_) => return self.recorded(id),
-        };
-        let peer = socket::peer_pid(socket.as_fd());
-        let Ok(pidfd) = peer.and_then(process::pidfd_open) else {
-            return self.recorded(id);
         };
         let mut shim = Shim::new(*id, socket, pidfd);
         let hello = Request::Hello {
@@ -322,7 +326,11 @@ impl Driver {
         }
         let dir = self.dir(short);
         // The shim first: it could still start something.
-        if let Some(shim) = find_shim(&dir) {
+        let found = match find_shim(&dir, until) {
+            Ok(found) => found,
+            Err(_) => return Err(late("a shim that does not answer")),
+        };
+        if let Some(shim) = found {
             let _ = process::pidfd_send_signal(shim.as_fd(), SIGKILL);
             wait_readable(shim.as_fd(), until);
             if process::pidfd_send_signal(shim.as_fd(), 0).is_ok() && !is_zombie(&shim) {
@@ -413,20 +421,65 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
     }
 }
 
-/// The shim of a run directory: who listens, or else who wrote the status.
-fn find_shim(dir: &Path) -> Option<OwnedFd> {
-    let open = File::open(dir).ok()?;
-    let listening = socket::connect(open.as_fd(), SOCKET)
-        .and_then(|socket| socket::peer_pid(socket.as_fd()))
-        .ok()
-        // Between its spawn and its first steps a shim is not yet the one who listens.
-        .filter(|&pid| pid != std::process::id());
-    if let Some(pid) = listening {
-        return process::pidfd_open(pid).ok();
+/// Who listens on the socket of a run directory.
+enum Listener {
+    /// A shim.
+    Shim(OwnedFd, OwnedFd),
+    /// Whoever made the socket: its shim was spawned and has not taken its first steps.
+    NotYet,
+    /// Nobody: the shim is gone, or there never was one.
+    Nobody,
+}
+
+/// Connects and looks who it is. The kernel names the process that called `listen` last: the
+/// daemon that made the socket, dead or alive, until the shim calls it too.
+fn listener(dir: BorrowedFd<'_>) -> io::Result<Listener> {
+    let socket = match socket::connect(dir, SOCKET) {
+        Ok(socket) => socket,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+        Err(_) => return Ok(Listener::Nobody),
+    };
+    let Ok(pid) = socket::peer_pid(socket.as_fd()) else {
+        return Ok(Listener::NotYet);
+    };
+    let pidfd = process::pidfd_open(pid);
+    // Looked at while the handle is held, so that the number is not another's by now.
+    let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+    let is_shim = program.is_ok_and(|path| path.to_string_lossy().contains(PROGRAM_NAME));
+    match pidfd {
+        Ok(pidfd) if is_shim => Ok(Listener::Shim(socket, pidfd)),
+        _ => Ok(Listener::NotYet),
     }
-    let (pid, start) = record::read_shim(&dir.join("status"))?;
-    let pidfd = process::pidfd_open(pid).ok()?;
-    (process::start_time(pid).ok()? == start).then_some(pidfd)
+}
+
+/// As [`listener`], but waits for a shim that is taking its first steps.
+fn settled_listener(dir: BorrowedFd<'_>, until: Instant) -> io::Result<Listener> {
+    loop {
+        match listener(dir)? {
+            Listener::NotYet if Instant::now() < until => std::thread::sleep(FIRST_STEPS_PAUSE),
+            settled => return Ok(settled),
+        }
+    }
+}
+
+/// The shim of a run directory: who listens, or else who wrote the status.
+///
+/// # Errors
+/// `TimedOut` when there is one that cannot be told yet.
+fn find_shim(dir: &Path, until: Instant) -> io::Result<Option<OwnedFd>> {
+    let Ok(open) = File::open(dir) else {
+        return Ok(None);
+    };
+    match settled_listener(open.as_fd(), until)? {
+        Listener::Shim(_, pidfd) => return Ok(Some(pidfd)),
+        Listener::NotYet => return Err(io::ErrorKind::TimedOut.into()),
+        Listener::Nobody => {}
+    }
+    let Some((pid, start)) = record::read_shim(&dir.join("status")) else {
+        return Ok(None);
+    };
+    let pidfd = process::pidfd_open(pid).ok();
+    Ok(pidfd.filter(|_| process::start_time(pid).is_ok_and(|time| time == start)))
 }
 
 /// A zombie can be signalled, but runs no more.

@@ -129,7 +129,7 @@ fn engine_config(options: &DaemonOptions) -> EngineConfig {
         data_root: options.data_root.clone(),
         run_root: options.exec_root.clone(),
         shim_program: crate::shim::PROGRAM,
-        cgroup_parent: "hull".to_owned(),
+        cgroup_parent: String::new(),
         init: options.init,
         bridge: BridgeConfig {
             disabled: network.bridge.as_deref() == Some("none"),

@@ -276,7 +276,8 @@ impl Owner {
 
     /// Serves until the container is removed or the engine is dropped.
     pub(crate) async fn run(mut self) {
-        loop {
+        // Looked at first: an owner that was found again may have begun its removal already.
+        while self.life.state != State::Removing {
             let deadline = self.next_deadline();
             let input = tokio::select! {
                 event = next_event(&mut self.shim) => Input::Shim(event),
@@ -289,11 +290,8 @@ impl Owner {
                 Input::Shim(event) => self.on_shim(event).await,
                 Input::Deadline => self.on_deadline().await,
             }
-            if self.life.state == State::Removing {
-                self.finish_removal().await;
-                return;
-            }
         }
+        self.finish_removal().await;
     }
 
     async fn on_request(&mut self, request: Request) {
