@@ -70,14 +70,8 @@ impl Command for Cp {
         match (from, to) {
             (Some(_), Some(_)) => Err(Failure::new("copying between containers is not supported")),
             (None, None) => Err(Failure::new("must specify at least one container source")),
-            (Some(container), None) => {
-                self.from_container(client, container, source, destination)
-                    .await
-            }
-            (None, Some(container)) => {
-                self.to_container(client, container, source, destination)
-                    .await
-            }
+            (Some(container), None) => self.copy_out(client, container, source, destination).await,
+            (None, Some(container)) => self.copy_in(client, container, source, destination).await,
         }
     }
 }
@@ -90,7 +84,7 @@ impl Cp {
         }
     }
 
-    async fn from_container(
+    async fn copy_out(
         &self,
         client: &Client,
         container: &str,
@@ -125,7 +119,7 @@ impl Cp {
         Ok(())
     }
 
-    async fn to_container(
+    async fn copy_in(
         &self,
         client: &Client,
         container: &str,
@@ -169,7 +163,7 @@ impl Cp {
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         let follow = self.follow_link;
         let source = PathBuf::from(source);
-        let packing = std::thread::spawn(move || pack(&source, &name, follow, sender));
+        let packing = std::thread::spawn(move || pack(&source, &name, follow, &sender));
         let stream = futures_util::stream::unfold(receiver, async |mut receiver| {
             Some((receiver.recv().await?, receiver))
         });
@@ -436,7 +430,7 @@ fn pack(
     source: &Path,
     name: &str,
     follow: bool,
-    sender: mpsc::Sender<Piece>,
+    sender: &mpsc::Sender<Piece>,
 ) -> Result<u64, Failure> {
     let mut tar = tar::Builder::new(ChannelWriter {
         sender: sender.clone(),
