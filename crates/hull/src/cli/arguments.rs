@@ -166,6 +166,7 @@ pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Fai
     };
     let program = program_name();
     let space = if path.is_empty() { "" } else { " " };
+    let usage = usage.replace("\n\t", &format!("\n\t{program} "));
     let message = format!(
         "{text}\n\nUsage:  {program} {usage}\n\n\
          Run '{program} {path}{space}--help' for more information"
@@ -175,7 +176,8 @@ pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Fai
 
 /// How many names there have to be is read from the usage line.
 fn missing(path: &str, usage: &str) -> Failure {
-    let words = usage.split(' ').skip(path.split(' ').count());
+    let first_form = usage.lines().next().unwrap_or_default();
+    let words = first_form.split(' ').skip(path.split(' ').count());
     let mut depth = 0_usize;
     let mut required = 0;
     for word in words {
@@ -200,6 +202,7 @@ pub(crate) fn wrong_count(path: &str, usage: &str, demand: &str) -> Failure {
     } else {
         "Run"
     };
+    let usage = usage.replace("\n\t", &format!("\n\t{program} "));
     Failure::new(format!(
         "{program}: '{program} {path}' {demand}\n\nUsage:  {program} {usage}\n\n\
          {pointer} '{program} {path} --help' for more information"

@@ -12,6 +12,7 @@ mod arguments;
 mod attach;
 mod bootstrap;
 mod container;
+mod cp;
 mod create;
 mod daemon;
 mod detach;

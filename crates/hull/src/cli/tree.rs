@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args};
 use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
-    Command, DaemonOptions, arguments, attach, bootstrap, create, diff, events, exec, export,
+    Command, DaemonOptions, arguments, attach, bootstrap, cp, create, diff, events, exec, export,
     generate, history, image_list, import, info, inspect, kill, later, load, logs, pause, port, ps,
     pull, rename, rm, rmi, run, start, stats, stop, system, tag, top, update, version, wait,
 };
@@ -89,6 +89,7 @@ static TOP: &[Entry] = &[
     at::<info::Info>(&["info"]),
     at::<later::Compose>(&["compose"]),
     at::<attach::Attach>(&["attach"]),
+    at::<cp::Cp>(&["cp"]),
     at::<create::Create>(&["create"]),
     at::<diff::Diff>(&["diff"]),
     at::<events::Events>(&["events"]),
@@ -131,6 +132,7 @@ static GROUPS: &[Group] = &[
         about: "Manage containers",
         entries: &[
             at::<attach::Attach>(&["attach"]),
+            at::<cp::Cp>(&["cp"]),
             at::<create::Create>(&["create"]),
             at::<diff::Diff>(&["diff"]),
             at::<exec::Exec>(&["exec"]),
@@ -214,7 +216,9 @@ pub(super) fn root_parser() -> clap::Command {
 
 /// The parser of one command.
 pub(super) fn parser(entry: &Entry, path: &str) -> clap::Command {
-    let usage = format!("{} {path} {}", arguments::program_name(), entry.usage);
+    let program = arguments::program_name();
+    let usage = format!("{program} {path} {}", entry.usage);
+    let usage = usage.replace("\n\t", &format!("\n       {program} "));
     let command = clap::Command::new(entry.name())
         .about(entry.about)
         .override_usage(usage);

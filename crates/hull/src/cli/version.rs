@@ -125,10 +125,17 @@ fn table(client: &Value, server: Option<&Value>) -> String {
             let minimum = details("MinAPIVersion");
             let api = details("ApiVersion");
             lines.push(format!("  API version:\t{api} (minimum version {minimum})"));
-            for (title, name) in [("Go version", "GoVersion"), ("Git commit", "GitCommit")] {
+            // An engine that is not written in Go has no version of it to tell.
+            let texts = [("Go version", "GoVersion"), ("Git commit", "GitCommit")];
+            for (title, name) in texts
+                .into_iter()
+                .filter(|(_, name)| !details(name).is_empty())
+            {
                 lines.push(format!("  {title}:\t{}", details(name)));
             }
-            lines.push(format!("  Built:\t{}", build_time(details("BuildTime"))));
+            if !details("BuildTime").is_empty() {
+                lines.push(format!("  Built:\t{}", build_time(details("BuildTime"))));
+            }
             lines.push(format!("  OS/Arch:\t{}/{}", details("Os"), details("Arch")));
             lines.push(format!("  Experimental:\t{}", details("Experimental")));
             continue;
