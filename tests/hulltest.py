@@ -201,7 +201,7 @@ def run(*tests):
             note = test()
             print(f"ok {name}", flush=True)
             if note:
-                print(f"    {note}", flush=True)
+                print(f"# {note}", flush=True)
         except Exception as error:
             failed = True
             print(f"not ok {name}: {type(error).__name__}: {error}", flush=True)
