@@ -470,6 +470,7 @@ pub(super) const CALLS: &[(&str, [i32; 4])] = &[
     ("unlink", [87, 10, NO, 10]),
     ("unlinkat", [263, 301, 35, 328]),
     ("unshare", [272, 310, 97, 337]),
+    ("uprobe", [336, NO, NO, NO]),
     ("uretprobe", [335, NO, NO, NO]),
     ("uselib", [134, 86, NO, 86]),
     ("userfaultfd", [323, 374, 282, 388]),
