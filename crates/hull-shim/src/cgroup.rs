@@ -54,6 +54,13 @@ impl Cgroup {
         self.0.as_ref().map_or(Ok(()), Group::attach_self)
     }
 
+    /// Moves a child that was cloned into it and may not move itself the rest of the way.
+    pub(crate) fn attach(&self, pid: u32) -> io::Result<()> {
+        self.0
+            .as_ref()
+            .map_or(Ok(()), |group| group.attach_cloned(pid))
+    }
+
     /// Whether the kernel killed something for lack of memory.
     pub(crate) fn oom_killed(&self) -> bool {
         let count = |group: &Group| group.oom_count().unwrap_or(0);

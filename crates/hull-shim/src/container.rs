@@ -12,6 +12,7 @@ use hull_plan::{Failure, FailureKind, Plan, Process, Step};
 use crate::cgroup::Cgroup;
 use crate::inside::{self, Given};
 use crate::log::Log;
+use crate::remap;
 use crate::root;
 use crate::serve::{Server, Task};
 use crate::stdio;
@@ -176,9 +177,14 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             cgroup: std::mem::take(&mut server.cgroup),
         }),
         Cloned::Parent { pid, pidfd } => {
-            drop((streams, theirs, sources));
+            drop((theirs, sources));
+            let result = match remap::is_wanted(plan) {
+                true => remap_users(plan, server, pid, &streams, &ours),
+                false => Ok(()),
+            };
+            let result = result.and_then(|()| equip(plan, server, pid, oom_score_adj.as_deref()));
+            drop(streams);
             root::close_lowers(plan);
-            let result = equip(plan, server, pid, oom_score_adj.as_deref());
             let told = result.and_then(|()| {
                 socket::send(ours.as_fd(), b"g", &[])
                     .map(drop)
@@ -201,6 +207,25 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// What a child with users of its own waits for before it can do anything.
+fn remap_users(
+    plan: &Plan<'_>,
+    server: &mut Server,
+    pid: u32,
+    streams: &stdio::ChildStreams,
+    sync: &OwnedFd,
+) -> Result<(), Failure> {
+    let failed = |cause: io::Error| Failure::system("user namespace", "equip the child", &cause);
+    // It has no rights to the host's cgroups and cannot enter by itself.
+    server.cgroup.attach(pid).map_err(failed)?;
+    let ids = remap::root_of(plan);
+    remap::give_streams(ids, streams).map_err(failed)?;
+    server.root_ids = Some(ids);
+    let root = remap::equip(plan, pid)?;
+    socket::send(sync.as_fd(), b"m", &[root.as_fd()]).map_err(failed)?;
+    Ok(())
 }
 
 fn open_log_and_clients(
