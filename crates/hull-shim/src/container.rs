@@ -165,8 +165,12 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
     let proof = SingleThreaded::prove().map_err(system("clone", "count our threads"))?;
     let oom_score_adj = protect_ourselves(plan);
     server.kinds = joined_kinds(plan);
-    server.cgroup = Cgroup::create(plan)?;
-    match clone(&proof, plan, &server.cgroup).map_err(system("clone", "clone the first process"))? {
+    let cgroup = Cgroup::create_for_clone(plan)?;
+    // So that what was just made is removed if nothing comes of it.
+    server.cgroup = Cgroup::open(plan)?;
+    match clone(&proof, plan, cgroup.as_ref())
+        .map_err(system("clone", "clone the first process"))?
+    {
         Cloned::Child => inside::run(Given {
             plan: *plan,
             process,
@@ -174,14 +178,16 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             streams,
             sync: theirs,
             init,
-            cgroup: std::mem::take(&mut server.cgroup),
         }),
         Cloned::Parent { pid, pidfd } => {
-            drop((theirs, sources));
-            let result = match remap::is_wanted(plan) {
-                true => remap_users(plan, server, pid, &streams, &ours),
-                false => Ok(()),
-            };
+            drop((theirs, sources, cgroup));
+            let result = Cgroup::create(plan).and_then(|cgroup| {
+                server.cgroup = cgroup;
+                match remap::is_wanted(plan) {
+                    true => remap_users(plan, server, pid, &streams, &ours),
+                    false => Ok(()),
+                }
+            });
             let result = result.and_then(|()| equip(plan, server, pid, oom_score_adj.as_deref()));
             drop(streams);
             root::close_lowers(plan);
@@ -281,11 +287,10 @@ fn joined_kinds(plan: &Plan<'_>) -> Kinds {
 }
 
 /// Clones the first process, in the process namespace of another container where asked for.
-fn clone(proof: &SingleThreaded, plan: &Plan<'_>, cgroup: &Cgroup) -> io::Result<Cloned> {
-    let into = cgroup.clone_into()?;
+fn clone(proof: &SingleThreaded, plan: &Plan<'_>, cgroup: Option<&OwnedFd>) -> io::Result<Cloned> {
     // The view of cgroups is left by the child once it is in its cgroup.
     let namespaces = own_kinds(plan).with(Kinds::MOUNT).without(Kinds::CGROUP);
-    let cgroup = into.as_ref().map(AsFd::as_fd);
+    let cgroup = cgroup.map(AsFd::as_fd);
     let clone_plan = ClonePlan {
         namespaces,
         cgroup,

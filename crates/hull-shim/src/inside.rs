@@ -57,8 +57,6 @@ pub(crate) struct Given<'a> {
     pub(crate) sync: OwnedFd,
     /// Our program, where it shall be process 1.
     pub(crate) init: Option<OwnedFd>,
-    /// It was cloned into this one, as far as that goes.
-    pub(crate) cgroup: Cgroup,
 }
 
 /// Becomes the container's first process; never returns.
@@ -102,19 +100,15 @@ fn step<T>(name: &'static str, text: &str, result: io::Result<T>) -> Result<T, F
 
 fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
     let plan = given.plan;
-    let remapped = remap::is_wanted(&plan);
-    if !remapped {
-        step("cgroup", "enter the cgroup", given.cgroup.enter())?;
-    }
-    drop(std::mem::take(&mut given.cgroup));
     close_others(given);
-    if remapped {
-        step(
-            "user namespace",
-            "become root inside",
-            become_root_inside(given),
-        )?;
-    }
+    // Opened while the host's paths are there, entered when the shim has made it.
+    let cgroup = if remap::is_wanted(&plan) {
+        let become_root = become_root_inside(given);
+        step("user namespace", "become root inside", become_root)?;
+        None
+    } else {
+        Some(Cgroup::open(&plan)?)
+    };
     step("namespace", "join namespaces", join_namespaces(&plan))?;
     step("session", "start a session", process::start_session())?;
     step("root", "set propagation of mounts", set_propagation(&plan))?;
@@ -144,6 +138,9 @@ fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
         "wait for the shim",
         wait_for_shim(given.sync.as_fd()),
     )?;
+    if let Some(cgroup) = cgroup {
+        step("cgroup", "enter the cgroup", cgroup.enter())?;
+    }
     finish_view(&plan, root.as_fd())?;
     let terminal = given.process.terminal();
     step(
