@@ -381,3 +381,121 @@ fn a_working_directory_outside_is_refused() {
         host.discard(&spec, shim);
     }
 }
+
+#[test]
+fn users_of_its_own_are_nobody_on_the_host() {
+    let host = Host::new();
+    let open = |path: &str| {
+        let layer = std::fs::File::open(host.base.join("layers").join(path)).unwrap();
+        Arc::new(std::os::fd::OwnedFd::from(layer))
+    };
+    let map = |inside, host, count| {
+        vec![hull_sandbox::IdMap {
+            inside,
+            host,
+            count,
+        }]
+    };
+    let mut spec = host.spec(&[
+        "sh",
+        "-c",
+        "exec 2>&1; id -u; cat /proc/self/uid_map; stat -c '%u %g' / /etc/passwd /dev/null; \
+         touch /made; echo x > /dev/stdout; echo y > /dev/null; hostname inside && hostname; \
+         grep CapEff /proc/self/status; head -n 1 /sys/fs/cgroup/memory/cgroup.procs; exec cat",
+    ]);
+    spec.root.lowers = Lowers::Descriptors(vec![open("0")]);
+    spec.namespaces.user = Some(hull_sandbox::UserMaps {
+        uids: map(0, 100_000, 65_536),
+        gids: map(0, 200_000, 65_536),
+    });
+    spec.process.stdin = hull_sandbox::Stdin::Once;
+    let (attachment, mut client) = support::attach(true, true, false);
+    let mut shim = host.driver.start(&spec, vec![attachment]).unwrap();
+    wait_started(&mut shim);
+    let exec = support::exec_of(&[
+        "sh",
+        "-c",
+        "id -u && touch /by-exec && echo z > /dev/stdout",
+    ]);
+    shim.exec(&exec, Vec::new()).unwrap();
+    assert_eq!(support::wait_exec(&mut shim, exec.id).code, 0);
+    support::close_writing(&client);
+    assert_eq!(wait_exit(&mut shim).code, 0);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut client, &mut text).unwrap();
+    let words: Vec<&str> = text.split_ascii_whitespace().collect();
+    assert_eq!(words[..4], ["0", "0", "100000", "65536"], "{text}");
+    assert_eq!(
+        words[4..10],
+        ["0", "0", "0", "0", "65534", "65534"],
+        "{text}"
+    );
+    let set = format!("{DEFAULT_CAPABILITIES:016x}");
+    assert!(text.contains(&format!("CapEff:\t{set}")), "{text}");
+    assert!(text.contains("\nx\n"), "{text}");
+    for name in ["made", "by-exec"] {
+        use std::os::unix::fs::MetadataExt;
+        let made = std::fs::metadata(spec.root.upper.join(name)).unwrap();
+        assert_eq!((made.uid(), made.gid()), (100_000, 200_000), "{name}");
+    }
+    host.discard(&spec, shim);
+}
+
+#[test]
+fn the_default_filter_refuses_and_lets_through() {
+    let host = Host::new();
+    let filter = hull_sandbox::container::seccomp::compile_default(DEFAULT_CAPABILITIES).unwrap();
+    let mut spec = host.spec(&["sh", "-c", "exec 2>&1; mount -t tmpfs none /tmp; echo fine"]);
+    // Even with the capability the filter stands: it was compiled without.
+    for set in [
+        &mut spec.process.capabilities.bounding,
+        &mut spec.process.capabilities.effective,
+        &mut spec.process.capabilities.permitted,
+    ] {
+        *set |= 1 << 21;
+    }
+    spec.process.seccomp = Some(filter);
+    let (exit, text) = host.run(&spec);
+    assert_eq!(exit.code, 0);
+    assert!(
+        text.contains("denied") || text.contains("not permitted"),
+        "{text}"
+    );
+    assert!(text.ends_with("fine\n"), "{text}");
+}
+
+#[test]
+fn memory_beyond_the_limit_is_reported_as_such() {
+    let host = Host::new();
+    let mut spec = host.spec(&["sh", "-c", "x=a; while :; do x=$x$x; done"]);
+    spec.cgroup.limits.memory_bytes = 16 << 20;
+    spec.cgroup.limits.pids = 50;
+    let mut shim = host.driver.start(&spec, Vec::new()).unwrap();
+    let exit = wait_exit(&mut shim);
+    assert_eq!((exit.code, exit.oom_killed), (137, true));
+    host.discard(&spec, shim);
+}
+
+#[test]
+fn a_full_disk_stops_no_container() {
+    let host = Host::new();
+    let mut spec = host.spec(&["sh", "-c", "seq 20000; exit 6"]);
+    // A file system of one page in a mount namespace of this thread only would not be seen by the
+    // shim, so the limit is one of the log's own: a device that is always full.
+    let log = spec.log.path.take().unwrap().with_file_name("full.log");
+    std::os::unix::fs::symlink("/dev/full", &log).unwrap();
+    spec.log.path = Some(log);
+    let mut shim = host.driver.start(&spec, Vec::new()).unwrap();
+    let mut dropped = 0;
+    let exit = support::wait_for(&mut shim, |event| {
+        if let hull_sandbox::Event::LogDropped { lines } = event {
+            dropped += lines;
+        }
+        match event {
+            hull_sandbox::Event::Exited(exit) => Some(*exit),
+            _ => None,
+        }
+    });
+    assert_eq!((exit.code, dropped), (6, 20_000));
+    host.discard(&spec, shim);
+}

@@ -1,5 +1,6 @@
 //! The cgroup of the container, or none yet.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -19,32 +20,40 @@ const KILL_MS_MAX: u64 = 2_000;
 pub(crate) struct Cgroup(Option<Group>);
 
 impl Cgroup {
-    /// Makes the directories and sets the limits of the plan.
-    pub(crate) fn create(plan: &Plan<'_>) -> Result<Cgroup, Failure> {
-        for step in plan.steps() {
-            if let Step::Cgroup {
-                hierarchies,
-                path,
-                limits,
-            } = step
-            {
-                let path = shown(path);
-                let failed = |cause: io::Error| {
-                    Failure::system("cgroup", &format!("unable to apply cgroup {path}"), &cause)
-                };
-                let limits = Limits::decode(limits)
-                    .map_err(|error| Failure::plain("cgroup", error.to_string()))?;
-                let hierarchies = Hierarchies::parse(&shown(hierarchies)).map_err(failed)?;
-                return hierarchies
-                    .create(&path, &limits)
-                    .map(|group| Cgroup(Some(group)))
-                    .map_err(failed);
-            }
-        }
-        Ok(Cgroup(None))
+    /// Names it; nothing is made.
+    pub(crate) fn open(plan: &Plan<'_>) -> Result<Cgroup, Failure> {
+        let Some((hierarchies, path, _)) = of(plan) else {
+            return Ok(Cgroup(None));
+        };
+        let hierarchies =
+            Hierarchies::parse(&shown(hierarchies)).map_err(|cause| failure(path, &cause))?;
+        Ok(Cgroup(Some(hierarchies.open_group(&shown(path)))))
     }
 
-    /// Where a child is to be cloned into.
+    /// Makes the part that a child is cloned into, if this host has one.
+    pub(crate) fn create_for_clone(plan: &Plan<'_>) -> Result<Option<OwnedFd>, Failure> {
+        let Some((hierarchies, path, _)) = of(plan) else {
+            return Ok(None);
+        };
+        Hierarchies::parse(&shown(hierarchies))
+            .and_then(|hierarchies| hierarchies.create_for_clone(&shown(path)))
+            .map_err(|cause| failure(path, &cause))
+    }
+
+    /// Makes the rest and sets the limits.
+    pub(crate) fn create(plan: &Plan<'_>) -> Result<Cgroup, Failure> {
+        let Some((hierarchies, path, limits)) = of(plan) else {
+            return Ok(Cgroup(None));
+        };
+        let limits =
+            Limits::decode(limits).map_err(|error| Failure::plain("cgroup", error.to_string()))?;
+        Hierarchies::parse(&shown(hierarchies))
+            .and_then(|hierarchies| hierarchies.create(&shown(path), &limits))
+            .map(|group| Cgroup(Some(group)))
+            .map_err(|cause| failure(path, &cause))
+    }
+
+    /// Where an exec is to be cloned into.
     pub(crate) fn clone_into(&self) -> io::Result<Option<OwnedFd>> {
         self.0.as_ref().map_or(Ok(None), Group::open_fd)
     }
@@ -52,6 +61,11 @@ impl Cgroup {
     /// Moves the calling child, which was cloned into it, the rest of the way.
     pub(crate) fn enter(&self) -> io::Result<()> {
         self.0.as_ref().map_or(Ok(()), Group::attach_self)
+    }
+
+    /// Moves a child that was cloned into it and may not move itself the rest of the way.
+    pub(crate) fn attach(&self, pid: u32) -> io::Result<()> {
+        self.0.as_ref().map_or(Ok(()), |group| group.attach(pid))
     }
 
     /// Whether the kernel killed something for lack of memory.
@@ -74,6 +88,25 @@ impl Cgroup {
             let _ = group.remove(deadline(REMOVE_MS_MAX));
         }
     }
+}
+
+fn of<'a>(plan: &Plan<'a>) -> Option<(&'a CStr, &'a CStr, &'a [u8])> {
+    plan.steps().find_map(|step| match step {
+        Step::Cgroup {
+            hierarchies,
+            path,
+            limits,
+        } => Some((hierarchies, path, limits)),
+        _ => None,
+    })
+}
+
+fn failure(path: &CStr, cause: &io::Error) -> Failure {
+    Failure::system(
+        "cgroup",
+        &format!("unable to apply cgroup {}", shown(path)),
+        cause,
+    )
 }
 
 fn deadline(ms: u64) -> Instant {

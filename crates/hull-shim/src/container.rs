@@ -12,6 +12,7 @@ use hull_plan::{Failure, FailureKind, Plan, Process, Step};
 use crate::cgroup::Cgroup;
 use crate::inside::{self, Given};
 use crate::log::Log;
+use crate::remap;
 use crate::root;
 use crate::serve::{Server, Task};
 use crate::stdio;
@@ -164,8 +165,12 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
     let proof = SingleThreaded::prove().map_err(system("clone", "count our threads"))?;
     let oom_score_adj = protect_ourselves(plan);
     server.kinds = joined_kinds(plan);
-    server.cgroup = Cgroup::create(plan)?;
-    match clone(&proof, plan, &server.cgroup).map_err(system("clone", "clone the first process"))? {
+    let cgroup = Cgroup::create_for_clone(plan)?;
+    // So that what was just made is removed if nothing comes of it.
+    server.cgroup = Cgroup::open(plan)?;
+    match clone(&proof, plan, cgroup.as_ref())
+        .map_err(system("clone", "clone the first process"))?
+    {
         Cloned::Child => inside::run(Given {
             plan: *plan,
             process,
@@ -173,12 +178,19 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             streams,
             sync: theirs,
             init,
-            cgroup: std::mem::take(&mut server.cgroup),
         }),
         Cloned::Parent { pid, pidfd } => {
-            drop((streams, theirs, sources));
+            drop((theirs, sources, cgroup));
+            let result = Cgroup::create(plan).and_then(|cgroup| {
+                server.cgroup = cgroup;
+                match remap::is_wanted(plan) {
+                    true => remap_users(plan, server, pid, &streams, &ours),
+                    false => Ok(()),
+                }
+            });
+            let result = result.and_then(|()| equip(plan, server, pid, oom_score_adj.as_deref()));
+            drop(streams);
             root::close_lowers(plan);
-            let result = equip(plan, server, pid, oom_score_adj.as_deref());
             let told = result.and_then(|()| {
                 socket::send(ours.as_fd(), b"g", &[])
                     .map(drop)
@@ -201,6 +213,25 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// What a child with users of its own waits for before it can do anything.
+fn remap_users(
+    plan: &Plan<'_>,
+    server: &mut Server,
+    pid: u32,
+    streams: &stdio::ChildStreams,
+    sync: &OwnedFd,
+) -> Result<(), Failure> {
+    let failed = |cause: io::Error| Failure::system("user namespace", "equip the child", &cause);
+    // It has no rights to the host's cgroups and cannot enter by itself.
+    server.cgroup.attach(pid).map_err(failed)?;
+    let ids = remap::root_of(plan);
+    remap::give_streams(ids, streams).map_err(failed)?;
+    server.root_ids = Some(ids);
+    let root = remap::equip(plan, pid)?;
+    socket::send(sync.as_fd(), b"m", &[root.as_fd()]).map_err(failed)?;
+    Ok(())
 }
 
 fn open_log_and_clients(
@@ -256,11 +287,10 @@ fn joined_kinds(plan: &Plan<'_>) -> Kinds {
 }
 
 /// Clones the first process, in the process namespace of another container where asked for.
-fn clone(proof: &SingleThreaded, plan: &Plan<'_>, cgroup: &Cgroup) -> io::Result<Cloned> {
-    let into = cgroup.clone_into()?;
+fn clone(proof: &SingleThreaded, plan: &Plan<'_>, cgroup: Option<&OwnedFd>) -> io::Result<Cloned> {
     // The view of cgroups is left by the child once it is in its cgroup.
     let namespaces = own_kinds(plan).with(Kinds::MOUNT).without(Kinds::CGROUP);
-    let cgroup = into.as_ref().map(AsFd::as_fd);
+    let cgroup = cgroup.map(AsFd::as_fd);
     let clone_plan = ClonePlan {
         namespaces,
         cgroup,

@@ -21,6 +21,7 @@ use hull_plan::{Failure, Process};
 use crate::cgroup::Cgroup;
 use crate::container::wire;
 use crate::inside::{announce, fail};
+use crate::remap;
 use crate::serve::decode_failure;
 use crate::stdio::{self, ChildStreams, Stdio, terminal};
 
@@ -32,6 +33,8 @@ pub(crate) struct Place<'a> {
     /// Namespaces that differ from ours.
     pub(crate) kinds: Kinds,
     pub(crate) cgroup: &'a Cgroup,
+    /// User and group on the host that are root inside, where those are not the same.
+    pub(crate) root_ids: Option<(u32, u32)>,
 }
 
 /// A process that was started, and its ends.
@@ -47,6 +50,9 @@ pub(crate) fn start(steps: Process<'_>, place: &Place<'_>) -> Result<Added, Star
     let failed =
         |cause: io::Error| wire(&Failure::system("exec", "start an added process", &cause));
     let (stdio, streams) = stdio::make(&steps).map_err(failed)?;
+    if let Some(ids) = place.root_ids {
+        remap::give_streams(ids, &streams).map_err(failed)?;
+    }
     let (ours, theirs) = socket::message_pair().map_err(failed)?;
     // Not on the same socket: the process may speak before the joiner does.
     let (pid_reader, pid_writer) = process::pipe().map_err(failed)?;
@@ -129,6 +135,12 @@ fn join(proof: &SingleThreaded, steps: Process<'_>, place: &Place<'_>, ends: &Jo
     }
     if let Err(cause) = namespace::join(place.init, place.kinds) {
         failed("namespace", "join the container's namespaces", cause);
+    }
+    if place.kinds.contains(Kinds::USER)
+        && let Err(cause) =
+            process::set_identity(0, 0, &[]).and_then(|()| process::set_dumpable(false))
+    {
+        failed("namespace", "become root inside", cause);
     }
     match process::clone(
         proof,

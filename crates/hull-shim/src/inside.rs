@@ -21,6 +21,7 @@ use hull_plan::plan::{MountKind, Propagation};
 use hull_plan::{Failure, Plan, Process, Step};
 
 use crate::cgroup::Cgroup;
+use crate::remap;
 use crate::root::{self, Sources};
 use crate::stdio::{ChildStreams, terminal};
 use crate::{c_string, shown};
@@ -56,8 +57,6 @@ pub(crate) struct Given<'a> {
     pub(crate) sync: OwnedFd,
     /// Our program, where it shall be process 1.
     pub(crate) init: Option<OwnedFd>,
-    /// It was cloned into this one, as far as that goes.
-    pub(crate) cgroup: Cgroup,
 }
 
 /// Becomes the container's first process; never returns.
@@ -101,18 +100,23 @@ fn step<T>(name: &'static str, text: &str, result: io::Result<T>) -> Result<T, F
 
 fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
     let plan = given.plan;
-    step("cgroup", "enter the cgroup", given.cgroup.enter())?;
-    drop(std::mem::take(&mut given.cgroup));
     close_others(given);
+    // Opened while the host's paths are there, entered when the shim has made it.
+    let cgroup = if remap::is_wanted(&plan) {
+        let become_root = become_root_inside(given);
+        step("user namespace", "become root inside", become_root)?;
+        None
+    } else {
+        Some(Cgroup::open(&plan)?)
+    };
     step("namespace", "join namespaces", join_namespaces(&plan))?;
     step("session", "start a session", process::start_session())?;
     step("root", "set propagation of mounts", set_propagation(&plan))?;
     let root = step(
         "root",
         "attach root file system",
-        root::attach(&plan, given.sources.root.as_ref().map(AsFd::as_fd)),
+        root::attach(&plan, given.sources.root.take()),
     )?;
-    given.sources.root = None;
     // proc and sysfs can be made in a user namespace only while such a mount is in view.
     let mut made = Vec::new();
     for planned in plan.steps() {
@@ -126,7 +130,7 @@ fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
     step(
         "device",
         "create device links",
-        make_devices(&plan, root.as_fd()),
+        make_devices(&plan, root.as_fd(), &given.sources.devices),
     )?;
     set_host_name(&plan)?;
     step(
@@ -134,6 +138,9 @@ fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
         "wait for the shim",
         wait_for_shim(given.sync.as_fd()),
     )?;
+    if let Some(cgroup) = cgroup {
+        step("cgroup", "enter the cgroup", cgroup.enter())?;
+    }
     finish_view(&plan, root.as_fd())?;
     let terminal = given.process.terminal();
     step(
@@ -141,6 +148,16 @@ fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
         "set up standard streams",
         place_streams(given, terminal),
     )
+}
+
+/// Waits until the shim has mapped our ids and made our root.
+fn become_root_inside(given: &mut Given<'_>) -> io::Result<()> {
+    let (_, descriptors) = socket::receive(given.sync.as_fd(), &mut [0u8; 1])?;
+    let root = descriptors.into_iter().next();
+    given.sources.root = Some(root.ok_or(io::ErrorKind::UnexpectedEof)?);
+    process::set_identity(0, 0, &[])?;
+    // The change of identity made us dumpable again.
+    process::set_dumpable(false)
 }
 
 fn close_others(given: &Given<'_>) {
@@ -151,6 +168,7 @@ fn close_others(given: &Given<'_>) {
             .root
             .iter()
             .chain(&given.sources.binds)
+            .chain(&given.sources.devices)
             .map(AsRawFd::as_raw_fd),
     );
     keep.extend(given.streams.descriptors());
@@ -253,13 +271,19 @@ fn place_bind(
     mount::attach(tree.as_fd(), target.as_fd())
 }
 
-fn make_devices(plan: &Plan<'_>, root: BorrowedFd<'_>) -> io::Result<()> {
+fn make_devices(plan: &Plan<'_>, root: BorrowedFd<'_>, clones: &[OwnedFd]) -> io::Result<()> {
     process::set_umask(0);
+    let mut clones = clones.iter();
     for planned in plan.steps() {
         let Step::Device(device) = planned else {
             continue;
         };
         let path = shown(device.path);
+        if let Some(clone) = clones.next() {
+            let place = root::target(root, &path, false)?;
+            mount::attach(clone.as_fd(), place.as_fd())?;
+            continue;
+        }
         let (parent, name) = path
             .trim_end_matches('/')
             .rsplit_once('/')

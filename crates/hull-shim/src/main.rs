@@ -18,6 +18,7 @@ mod init;
 mod inside;
 mod log;
 mod record;
+mod remap;
 mod root;
 mod serve;
 mod stdio;

@@ -12,7 +12,7 @@ use hull_os::mount::{self, Attributes, Filesystem};
 use hull_plan::plan::{self, MountKind};
 use hull_plan::{Failure, Plan, Step};
 
-use crate::{c_string, shown};
+use crate::{c_string, remap, shown};
 
 /// Bytes of the options of a classic mount(2): one page, with its NUL.
 const CLASSIC_OPTIONS_BYTES_MAX: usize = 4095;
@@ -24,12 +24,17 @@ pub(crate) struct Sources {
     pub(crate) root: Option<OwnedFd>,
     /// One for each bind of the plan, in order.
     pub(crate) binds: Vec<OwnedFd>,
+    /// One for each device of the plan, where the child may not make nodes.
+    pub(crate) devices: Vec<OwnedFd>,
 }
 
 /// Makes the overlay and clones the sources of binds.
 pub(crate) fn open(plan: &Plan<'_>) -> Result<Sources, Failure> {
+    let remapped = remap::is_wanted(plan);
     let root =
         match root_of(plan) {
+            // Its layers are mapped first, which needs the child.
+            _ if remapped => None,
             Some(root) if has_descriptors(plan) => Some(overlay(plan, &root).map_err(|cause| {
                 Failure::system("root", "mount overlay root file system", &cause)
             })?),
@@ -52,7 +57,27 @@ pub(crate) fn open(plan: &Plan<'_>) -> Result<Sources, Failure> {
         })?;
         binds.push(tree);
     }
-    Ok(Sources { root, binds })
+    let devices = if remapped {
+        device_clones(plan)?
+    } else {
+        Vec::new()
+    };
+    Ok(Sources {
+        root,
+        binds,
+        devices,
+    })
+}
+
+/// The host's device nodes of the same paths.
+fn device_clones(plan: &Plan<'_>) -> Result<Vec<OwnedFd>, Failure> {
+    let clone = |step| match step {
+        Step::Device(device) => Some(mount::clone_tree(mount::cwd(), device.path, false).map_err(
+            |cause| Failure::system("device", &format!("open {:?}", shown(device.path)), &cause),
+        )),
+        _ => None,
+    };
+    plan.steps().filter_map(clone).collect()
 }
 
 /// The root of the plan.
@@ -109,6 +134,41 @@ fn overlay_of_layers(
     for fd in lower_descriptors(plan) {
         add(&fs, fd)?;
     }
+    finish_overlay(&fs, root)
+}
+
+/// An overlay of layers whose ids are those of a user namespace.
+pub(crate) fn mapped_overlay(plan: &Plan<'_>, users: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let root = root_of(plan).ok_or(io::ErrorKind::InvalidInput)?;
+    let fs = Filesystem::open(c"overlay")?;
+    let mut base = None;
+    // A detached mount is gone with its descriptor, and the overlay takes its own only at the end.
+    let mut layers = Vec::new();
+    for step in plan.steps() {
+        let layer = match step {
+            Step::LowerDescriptor(fd) if fd > 2 => {
+                // SAFETY: as in `lower_descriptors`.
+                let layer = unsafe { BorrowedFd::borrow_raw(fd) };
+                remap::map_layer(layer, users)?
+            }
+            Step::LowerBase(path) => {
+                base = Some(mount::open_directory(path)?);
+                continue;
+            }
+            Step::LowerName(name) => {
+                let base = base.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
+                let layer = hull_os::process::open(base.as_fd(), name, libc::O_PATH, 0)?;
+                remap::map_layer(layer.as_fd(), users)?
+            }
+            _ => continue,
+        };
+        fs.set_fd(c"lowerdir+", layer.as_fd())?;
+        layers.push(layer);
+    }
+    finish_overlay(&fs, &root)
+}
+
+fn finish_overlay(fs: &Filesystem, root: &plan::Root<'_>) -> io::Result<OwnedFd> {
     fs.set(c"upperdir", root.upper)?;
     fs.set(c"workdir", root.work)?;
     // One device number for all files, and inode numbers that stay.
@@ -123,14 +183,17 @@ fn descriptor_path(fd: BorrowedFd<'_>) -> io::Result<std::ffi::CString> {
     ))
 }
 
-/// Puts the root at the place of its upper directory, in the mount namespace of the caller, and
-/// opens it there. That place exists, and what it hides is not needed by path any more.
-pub(crate) fn attach(plan: &Plan<'_>, made: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
-    let root = root_of(plan).ok_or(io::ErrorKind::InvalidInput)?;
-    match made {
-        Some(made) => mount::attach_at(made, root.upper)?,
-        None => mount_classic(plan, &root)?,
+/// Puts the root into the mount namespace of the caller and returns it.
+///
+/// A mount that was made goes over `/`: no path is walked, which a user inside might not walk. The
+/// classic form goes over its own upper directory, which exists and is not needed by path any more.
+pub(crate) fn attach(plan: &Plan<'_>, made: Option<OwnedFd>) -> io::Result<OwnedFd> {
+    if let Some(made) = made {
+        mount::attach_at(made.as_fd(), c"/")?;
+        return Ok(made);
     }
+    let root = root_of(plan).ok_or(io::ErrorKind::InvalidInput)?;
+    mount_classic(plan, &root)?;
     mount::open_directory(root.upper)
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Server {
     pub(crate) mount_namespace: Option<OwnedFd>,
     /// Namespaces that an exec joins.
     pub(crate) kinds: Kinds,
+    /// User and group on the host that are root inside, where those are not the same.
+    pub(crate) root_ids: Option<(u32, u32)>,
     /// The process namespace is the container's own, so all its processes end with the first.
     pub(crate) owns_processes: bool,
     started: (u32, i64),
@@ -121,6 +123,7 @@ impl Server {
             init_pidfd: None,
             mount_namespace: None,
             kinds: Kinds::none(),
+            root_ids: None,
             owns_processes: false,
             started: (0, 0),
             dropped_reported: Instant::now(),
@@ -323,6 +326,7 @@ impl Server {
             init: init.as_fd(),
             kinds: self.kinds,
             cgroup: &self.cgroup,
+            root_ids: self.root_ids,
         };
         let mut added = exec::start(process, &place)?;
         for (socket, &streams) in descriptors.zip(clients) {

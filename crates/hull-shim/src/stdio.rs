@@ -11,6 +11,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
 
 use hull_os::process::PollFd;
 use hull_os::{process, socket};
@@ -70,6 +71,16 @@ impl ChildStreams {
             self.ends[1].as_raw_fd(),
             self.ends[2].as_raw_fd(),
         ]
+    }
+
+    /// Those that are pipes, and nobody else's.
+    pub(crate) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let is_pipe = |end: &&OwnedFd| {
+            let file = end.try_clone().map(std::fs::File::from);
+            let metadata = file.and_then(|file| file.metadata());
+            metadata.is_ok_and(|metadata| FileTypeExt::is_fifo(&metadata.file_type()))
+        };
+        self.ends.iter().filter(is_pipe).map(AsFd::as_fd)
     }
 
     /// Makes them the standard streams of this process.
