@@ -326,9 +326,8 @@ impl Driver {
         }
         let dir = self.dir(short);
         // The shim first: it could still start something.
-        let found = match find_shim(&dir, until) {
-            Ok(found) => found,
-            Err(_) => return Err(late("a shim that does not answer")),
+        let Ok(found) = find_shim(&dir, until) else {
+            return Err(late("a shim that does not answer"));
         };
         if let Some(shim) = found {
             let _ = process::pidfd_send_signal(shim.as_fd(), SIGKILL);
