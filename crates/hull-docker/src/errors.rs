@@ -233,7 +233,8 @@ mod tests {
                 exit_code: 127,
             },
             400,
-            "exec: nope",
+            "failed to create task for container: failed to create shim task: OCI runtime create \
+             failed: runc create failed: unable to start container process: exec: nope: unknown",
         );
     }
 
