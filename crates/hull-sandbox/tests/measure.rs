@@ -12,9 +12,14 @@ use support::{Host, exec_of, next_event, wait_exit, wait_gone, wait_started};
 
 const LIVES: usize = 200;
 
-fn median(mut times: Vec<Duration>) -> Duration {
+/// Median, and the tenth of the best: what a host that is busy with other things can still show.
+fn median(mut times: Vec<Duration>) -> String {
     times.sort();
-    times[times.len() / 2]
+    format!(
+        "{:?} (best tenth {:?})",
+        times[times.len() / 2],
+        times[times.len() / 10]
+    )
 }
 
 fn cpu_seconds_of_children() -> f64 {
@@ -52,9 +57,9 @@ fn start_exit_and_kill() {
         host.discard(&spec, shim);
     }
     let cpu = (cpu_seconds_of_children() - cpu) * 1000.0 / LIVES as f64;
-    println!("start to program   {:?}", median(started));
-    println!("start to exit      {:?}", median(exited));
-    println!("start to shim gone {:?}", median(gone));
+    println!("start to program   {}", median(started));
+    println!("start to exit      {}", median(exited));
+    println!("start to shim gone {}", median(gone));
     println!("CPU per life       {cpu:.2} ms (with this test's own look for leftovers)");
     let mut killed = Vec::new();
     for _ in 0..LIVES {
@@ -67,7 +72,7 @@ fn start_exit_and_kill() {
         killed.push(begin.elapsed());
         host.discard(&spec, shim);
     }
-    println!("kill to exit event {:?}", median(killed));
+    println!("kill to exit event {}", median(killed));
 }
 
 #[test]
@@ -87,8 +92,8 @@ fn exec_latency() {
         support::wait_exec(&mut shim, exec.id);
         exited.push(begin.elapsed());
     }
-    println!("exec to program    {:?}", median(started));
-    println!("exec to exit       {:?}", median(exited));
+    println!("exec to program    {}", median(started));
+    println!("exec to exit       {}", median(exited));
     shim.signal(9).unwrap();
     wait_exit(&mut shim);
     host.discard(&spec, shim);
