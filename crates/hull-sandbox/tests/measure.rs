@@ -12,21 +12,26 @@ use support::{Host, exec_of, next_event, wait_exit, wait_gone, wait_started};
 
 const LIVES: usize = 200;
 
-fn median(mut times: Vec<Duration>) -> Duration {
+/// Median, and the tenth of the best: what a host that is busy with other things can still show.
+fn median(mut times: Vec<Duration>) -> String {
     times.sort();
-    times[times.len() / 2]
+    format!(
+        "{:?} (best tenth {:?})",
+        times[times.len() / 2],
+        times[times.len() / 10]
+    )
 }
 
 fn cpu_seconds_of_children() -> f64 {
-    // utime, stime, cutime, cstime of this process, in ticks of 10 ms.
+    // cutime and cstime: of shims and, through them, of what they waited for; in ticks of 10 ms.
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<f64> = stat
         .rsplit_once(')')
         .unwrap()
         .1
         .split_ascii_whitespace()
-        .skip(11)
-        .take(4)
+        .skip(13)
+        .take(2)
         .map(|field| field.parse().unwrap())
         .collect();
     fields.iter().sum::<f64>() / 100.0
@@ -52,10 +57,10 @@ fn start_exit_and_kill() {
         host.discard(&spec, shim);
     }
     let cpu = (cpu_seconds_of_children() - cpu) * 1000.0 / LIVES as f64;
-    println!("start to program   {:?}", median(started));
-    println!("start to exit      {:?}", median(exited));
-    println!("start to shim gone {:?}", median(gone));
-    println!("CPU per life       {cpu:.2} ms (with this test's own look for leftovers)");
+    println!("start to program   {}", median(started));
+    println!("start to exit      {}", median(exited));
+    println!("start to shim gone {}", median(gone));
+    println!("CPU per life       {cpu:.2} ms of shim and container");
     let mut killed = Vec::new();
     for _ in 0..LIVES {
         let spec = host.spec(&["sleep", "100"]);
@@ -67,7 +72,7 @@ fn start_exit_and_kill() {
         killed.push(begin.elapsed());
         host.discard(&spec, shim);
     }
-    println!("kill to exit event {:?}", median(killed));
+    println!("kill to exit event {}", median(killed));
 }
 
 #[test]
@@ -87,8 +92,8 @@ fn exec_latency() {
         support::wait_exec(&mut shim, exec.id);
         exited.push(begin.elapsed());
     }
-    println!("exec to program    {:?}", median(started));
-    println!("exec to exit       {:?}", median(exited));
+    println!("exec to program    {}", median(started));
+    println!("exec to exit       {}", median(exited));
     shim.signal(9).unwrap();
     wait_exit(&mut shim);
     host.discard(&spec, shim);
