@@ -22,7 +22,6 @@ mod request;
 mod router;
 mod routes;
 mod server;
-mod signal;
 mod stream;
 mod time;
 mod wire;

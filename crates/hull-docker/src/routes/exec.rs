@@ -86,13 +86,16 @@ pub(super) async fn start(mut call: Call) -> Answer {
     match containers.exec_start(&exec.id, body.detach.0, size).await {
         Ok(Some(attached)) => Ok(hijack(call, attached, exec.request.attach.stdin)),
         Ok(None) => Ok(empty(StatusCode::OK)),
-        // Docker has taken over the connection by then, and says it in the stream.
-        Err(EngineError::StartFailed { text, .. }) if !body.detach.0 => {
-            farewell(call, &exec_text(&text), tty).map_err(|cause| {
-                EngineError::io("make a socket pair for a failed exec", cause).into()
-            })
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => match error {
+            // Docker has taken over the connection by then, and says it in the stream.
+            EngineError::StartFailed { text, .. } if !body.detach.0 => {
+                farewell(call, &exec_text(&text), tty).map_err(|cause| {
+                    EngineError::io("make a socket pair for a failed exec", cause).into()
+                })
+            }
+            EngineError::StartFailed { text, .. } => Err(ApiError::invalid(exec_text(&text))),
+            error => Err(error.into()),
+        },
     }
 }
 
