@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hull_engine::Engine;
 use hull_model::SandboxId;
 use hull_model::limits::REQUEST_BODY_BYTES_MAX;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -146,12 +146,18 @@ pub(crate) fn is_json(request: &Request<Incoming>) -> bool {
 
 /// Reads a body into memory, up to the limit.
 pub(crate) async fn read_all(body: &mut Incoming) -> Result<Bytes, ApiError> {
-    match Limited::new(body, REQUEST_BODY_BYTES_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(cause) if cause.is::<LengthLimitError>() => Err(ApiError::new(
+    let too_large = || {
+        ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("request body is larger than {REQUEST_BODY_BYTES_MAX} bytes"),
-        )),
+        )
+    };
+    if body.size_hint().lower() > REQUEST_BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, REQUEST_BODY_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(cause) if cause.is::<LengthLimitError>() => Err(too_large()),
         Err(cause) => Err(ApiError::invalid(format!("read the request body: {cause}"))),
     }
 }

@@ -25,10 +25,13 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, UnixStream, tcp};
 
 use crate::body::{Body, Reply, reply};
+use crate::detach::DetachKeys;
 use crate::request::{ApiMinor, Call};
 
 /// Bytes moved at once in each direction of an attached stream.
 const RELAY_BYTES: usize = 64 << 10;
+/// Bytes of a terminal's input moved at once.
+const TYPED_BYTES: usize = 4 << 10;
 /// Seconds between two looks at whether a client that sends nothing any more is still there.
 const VANISHED_CHECK_S: u64 = 2;
 /// First version in which frames have a media type of their own.
@@ -45,11 +48,20 @@ pub(crate) fn media_type(tty: bool, minor: ApiMinor) -> &'static str {
     }
 }
 
-/// Joins the client with an attached stream. `input` says whether the client's bytes are wanted.
-pub(crate) fn hijack(mut call: Call, attached: Attached, input: bool) -> Reply {
+/// What becomes of the client's bytes.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// They were not asked for.
+    Unwanted,
+    /// The container reads them; on a terminal the keys end the stream.
+    Wanted(DetachKeys),
+}
+
+/// Joins the client with an attached stream.
+pub(crate) fn hijack(mut call: Call, attached: Attached, input: Input) -> Reply {
     let media_type = media_type(attached.tty, call.minor);
     if !call.wants_upgrade() {
-        return plain(call, attached, input, media_type);
+        return plain(call, attached, &input, media_type);
     }
     let upgrade = hyper::upgrade::on(&mut call.request);
     let place = call.place.clone();
@@ -77,9 +89,9 @@ pub(crate) fn hijack(mut call: Call, attached: Attached, input: bool) -> Reply {
 }
 
 /// For clients that cannot upgrade: output as the body of the answer, input from the request's.
-fn plain(call: Call, attached: Attached, input: bool, media_type: &'static str) -> Reply {
+fn plain(call: Call, attached: Attached, input: &Input, media_type: &'static str) -> Reply {
     let (output, mut to_shim) = attached.stream.into_split();
-    if input {
+    if matches!(input, Input::Wanted(_)) {
         let mut body = call.request.into_body();
         // Ends with the request's body, or with the container.
         tokio::spawn(async move {
@@ -130,11 +142,11 @@ pub(crate) fn farewell(call: Call, text: &str, tty: bool) -> io::Result<Reply> {
             tty,
             replay: said.into(),
         },
-        false,
+        Input::Unwanted,
     ))
 }
 
-async fn relay(upgrade: OnUpgrade, attached: Attached, input: bool) -> io::Result<()> {
+async fn relay(upgrade: OnUpgrade, attached: Attached, input: Input) -> io::Result<()> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
     match upgraded.downcast::<TokioIo<UnixStream>>() {
         Ok(parts) => {
@@ -153,7 +165,7 @@ async fn relay(upgrade: OnUpgrade, attached: Attached, input: bool) -> io::Resul
     }
 }
 
-async fn relay_tcp(upgraded: Upgraded, attached: Attached, input: bool) -> io::Result<()> {
+async fn relay_tcp(upgraded: Upgraded, attached: Attached, input: Input) -> io::Result<()> {
     let parts = upgraded
         .downcast::<TokioIo<TcpStream>>()
         .map_err(|_| io::Error::other("an upgraded connection is neither unix nor TCP"))?;
@@ -195,7 +207,7 @@ struct Relay<R, W> {
     /// What the client sent right behind its request.
     early: Bytes,
     attached: Attached,
-    input: bool,
+    input: Input,
 }
 
 impl<R: ClientRead, W: AsyncWrite + Unpin> Relay<R, W> {
@@ -213,41 +225,89 @@ impl<R: ClientRead, W: AsyncWrite + Unpin> Relay<R, W> {
             copy(&mut from_shim, &mut to).await?;
             to.shutdown().await
         };
+        let tty = attached.tty;
         let input = async {
-            if input {
-                feed(&mut from, to_shim, &early).await;
-            } else {
-                // Closing the half would read as the end of input.
-                to_shim.forget();
-                tokio::io::copy(&mut from, &mut tokio::io::sink())
-                    .await
-                    .ok();
+            match input {
+                Input::Wanted(keys) => {
+                    let keys = tty.then_some(keys);
+                    if feed(&mut from, to_shim, &early, keys).await == Fed::Detached {
+                        return Ok(());
+                    }
+                }
+                Input::Unwanted => {
+                    // Closing the half would read as the end of input.
+                    to_shim.forget();
+                    tokio::io::copy(&mut from, &mut tokio::io::sink())
+                        .await
+                        .ok();
+                }
             }
             // The client said all that it will; it may be half closed, or gone.
             while !from.is_gone().await {
                 tokio::time::sleep(Duration::from_secs(VANISHED_CHECK_S)).await;
             }
+            Err(io::ErrorKind::BrokenPipe.into())
         };
         tokio::pin!(output, input);
         tokio::select! {
             ended = &mut output => ended,
-            () = &mut input => Err(io::ErrorKind::BrokenPipe.into()),
+            ended = &mut input => ended,
         }
     }
 }
 
+/// How the client's input ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Fed {
+    /// It said that there is no more.
+    Ended,
+    /// It left; the container's input stays open.
+    Detached,
+}
+
 /// Passes the client's input on, and its end.
-async fn feed(from: &mut (impl AsyncRead + Unpin), mut to_shim: OwnedWriteHalf, early: &[u8]) {
-    // A container that closed its input, or ended, is no failure: its output still counts.
-    let fed = async {
-        to_shim.write_all(early).await?;
-        copy(from, &mut to_shim).await
+async fn feed(
+    from: &mut (impl AsyncRead + Unpin),
+    mut to_shim: OwnedWriteHalf,
+    early: &[u8],
+    keys: Option<DetachKeys>,
+) -> Fed {
+    let mut from = early.chain(from);
+    let fed = match keys {
+        Some(keys) => copy_typed(&mut from, &mut to_shim, keys).await,
+        None => copy(&mut from, &mut to_shim).await.map(|()| Fed::Ended),
     };
-    if fed.await.is_err() {
-        tokio::io::copy(from, &mut tokio::io::sink()).await.ok();
+    // A container that closed its input, or ended, is no failure: its output still counts.
+    if fed.is_err() {
+        tokio::io::copy(&mut from, &mut tokio::io::sink())
+            .await
+            .ok();
     }
-    to_shim.shutdown().await.ok();
+    let fed = fed.unwrap_or(Fed::Ended);
+    if fed == Fed::Ended {
+        to_shim.shutdown().await.ok();
+    }
     to_shim.forget();
+    fed
+}
+
+/// Copies until the end, or until the keys that detach.
+async fn copy_typed(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut keys: DetachKeys,
+) -> io::Result<Fed> {
+    let mut typed = vec![0; TYPED_BYTES];
+    let mut meant = Vec::with_capacity(TYPED_BYTES);
+    loop {
+        let size = from.read(&mut typed).await?;
+        let detached = keys.filter(&typed[..size], &mut meant);
+        to.write_all(&meant).await?;
+        meant.clear();
+        if detached || size == 0 {
+            return Ok(if detached { Fed::Detached } else { Fed::Ended });
+        }
+    }
 }
 
 async fn copy(
