@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod client;
 mod detach;
 mod errors;
 mod filter;

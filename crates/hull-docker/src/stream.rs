@@ -9,7 +9,6 @@
 //! the end of output ends the relay. A client that vanished ends it too.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
@@ -18,13 +17,14 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hull_engine::api::{Attached, LogLine};
 use hyper::ext::ReasonPhrase;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpStream, UnixStream, tcp};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 
 use crate::body::{Body, Reply, reply};
+use crate::client::Client;
 use crate::detach::DetachKeys;
 use crate::request::{ApiMinor, Call};
 
@@ -32,8 +32,6 @@ use crate::request::{ApiMinor, Call};
 const RELAY_BYTES: usize = 64 << 10;
 /// Bytes of a terminal's input moved at once.
 const TYPED_BYTES: usize = 4 << 10;
-/// Seconds between two looks at whether a client that sends nothing any more is still there.
-const VANISHED_CHECK_S: u64 = 2;
 /// First version in which frames have a media type of their own.
 const MINOR_MULTIPLEXED: ApiMinor = 42;
 /// Bytes of a frame's header.
@@ -148,31 +146,12 @@ pub(crate) fn farewell(call: Call, text: &str, tty: bool) -> io::Result<Reply> {
 
 async fn relay(upgrade: OnUpgrade, attached: Attached, input: Input) -> io::Result<()> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
-    match upgraded.downcast::<TokioIo<UnixStream>>() {
-        Ok(parts) => {
-            let (from, to) = parts.io.into_inner().into_split();
-            Relay {
-                from,
-                to,
-                early: parts.read_buf,
-                attached,
-                input,
-            }
-            .run()
-            .await
-        }
-        Err(upgraded) => relay_tcp(upgraded, attached, input).await,
-    }
-}
-
-async fn relay_tcp(upgraded: Upgraded, attached: Attached, input: Input) -> io::Result<()> {
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
-        .map_err(|_| io::Error::other("an upgraded connection is neither unix nor TCP"))?;
-    let (from, to) = parts.io.into_inner().into_split();
+        .downcast::<TokioIo<Client>>()
+        .map_err(|_| io::Error::other("an upgraded connection is none of ours"))?;
+    let client = parts.io.into_inner();
     Relay {
-        from,
-        to,
+        client,
         early: parts.read_buf,
         attached,
         input,
@@ -181,44 +160,23 @@ async fn relay_tcp(upgraded: Upgraded, attached: Attached, input: Input) -> io::
     .await
 }
 
-/// A client's reading half that can tell whether the client is gone for good.
-trait ClientRead: AsyncRead + Unpin {
-    /// Whether writing to the client cannot succeed any more.
-    async fn is_gone(&self) -> bool;
-}
-
-impl ClientRead for OwnedReadHalf {
-    async fn is_gone(&self) -> bool {
-        let ready = self.ready(Interest::READABLE | Interest::WRITABLE).await;
-        ready.map_or(true, |ready| ready.is_write_closed())
-    }
-}
-
-impl ClientRead for tcp::OwnedReadHalf {
-    async fn is_gone(&self) -> bool {
-        let ready = self.ready(Interest::READABLE | Interest::WRITABLE).await;
-        ready.map_or(true, |ready| ready.is_write_closed())
-    }
-}
-
-struct Relay<R, W> {
-    from: R,
-    to: W,
+struct Relay {
+    client: Client,
     /// What the client sent right behind its request.
     early: Bytes,
     attached: Attached,
     input: Input,
 }
 
-impl<R: ClientRead, W: AsyncWrite + Unpin> Relay<R, W> {
+impl Relay {
     async fn run(self) -> io::Result<()> {
         let Self {
-            mut from,
-            mut to,
+            client,
             early,
             attached,
             input,
         } = self;
+        let (mut from, mut to) = (client.clone(), client.clone());
         let (mut from_shim, to_shim) = attached.stream.into_split();
         let output = async {
             to.write_all(&attached.replay).await?;
@@ -243,9 +201,7 @@ impl<R: ClientRead, W: AsyncWrite + Unpin> Relay<R, W> {
                 }
             }
             // The client said all that it will; it may be half closed, or gone.
-            while !from.is_gone().await {
-                tokio::time::sleep(Duration::from_secs(VANISHED_CHECK_S)).await;
-            }
+            client.vanished().await;
             Err(io::ErrorKind::BrokenPipe.into())
         };
         tokio::pin!(output, input);

@@ -302,3 +302,37 @@ async fn events_answer_before_the_first_event() {
     assert_eq!(ended.status(), 200);
     edge.end().await;
 }
+
+/// A client that was killed while it listened must not be kept until the next event.
+#[tokio::test]
+async fn a_client_that_vanished_is_let_go() {
+    let edge = Edge::start("vanish").await;
+    let sockets = || {
+        let descriptors = std::fs::read_dir("/proc/self/fd").expect("list").flatten();
+        let ours = |path: &PathBuf| path.to_string_lossy().starts_with("socket:");
+        descriptors
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok())
+            .filter(ours)
+            .count()
+    };
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        let mut stream = edge.connect().await;
+        let request = "GET /events HTTP/1.1\r\nHost: d\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.expect("write");
+        stream.read_exact(&mut [0; 15]).await.expect("a head");
+        streams.push(stream);
+    }
+    let listening = sockets();
+    drop(streams);
+    let deadline = std::time::Instant::now() + Duration::from_secs(ANSWER_S_MAX);
+    // Both ends are ours: 100 descriptors go; other tests of this program come and go beside.
+    while sockets() + 80 > listening {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the server keeps vanished clients"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    edge.end().await;
+}
