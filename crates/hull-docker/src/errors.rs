@@ -123,11 +123,7 @@ fn sentence(error: &EngineError) -> String {
         EngineError::BeingRemoved(id) => {
             format!("removal of container {id} is already in progress")
         }
-        // Clients look for runc's words in here, and Docker's way to them is part of the sentence.
-        EngineError::StartFailed { text, .. } => format!(
-            "failed to create task for container: failed to create shim task: OCI runtime create \
-             failed: runc create failed: unable to start container process: {text}: unknown"
-        ),
+        EngineError::StartFailed { text, .. } => start_sentence(text),
         EngineError::ImageInUse {
             image,
             container,
@@ -141,8 +137,8 @@ fn sentence(error: &EngineError) -> String {
             container,
             running: false,
         } => format!(
-            "conflict: unable to remove repository reference \"{image}\" (must force) - container \
-             {container} is using its referenced image"
+            "conflict: unable to delete {image} (must be forced) - image is being used by stopped \
+             container {container}"
         ),
         EngineError::ImageConflict(_)
         | EngineError::Invalid(_)
@@ -151,6 +147,17 @@ fn sentence(error: &EngineError) -> String {
         | EngineError::WrongState(_)
         | EngineError::Step { .. } => error.chain(),
     }
+}
+
+/// Docker's sentence around runc's words, in which clients look for the reason.
+fn start_sentence(text: &str) -> String {
+    // The CLI exits with 126 for this word only.
+    let directory = text.ends_with("is a directory");
+    let suffix = if directory { ": permission denied" } else { "" };
+    format!(
+        "failed to create task for container: failed to create shim task: OCI runtime create \
+         failed: runc create failed: unable to start container process: {text}: unknown{suffix}"
+    )
 }
 
 /// The name as Docker repeats it: with a tag, unless it has one, or is a digest or an id.

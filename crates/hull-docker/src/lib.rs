@@ -14,6 +14,8 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod client;
+mod detach;
 mod errors;
 mod filter;
 mod host;
@@ -22,7 +24,6 @@ mod request;
 mod router;
 mod routes;
 mod server;
-mod signal;
 mod stream;
 mod time;
 mod wire;

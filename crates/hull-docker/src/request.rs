@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hull_engine::Engine;
 use hull_model::SandboxId;
 use hull_model::limits::REQUEST_BODY_BYTES_MAX;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -22,7 +22,7 @@ use crate::server::App;
 const UPLOAD_PIECES_MAX: usize = 8;
 /// Bytes of an upload that are read and thrown away after the engine had enough (padding behind
 /// an archive, or all of a refused one), so that the client can finish writing and read the answer.
-const UPLOAD_DRAIN_BYTES_MAX: u64 = 256 << 20;
+const UPLOAD_DRAIN_BYTES_MAX: usize = 256 << 20;
 
 /// The minor number of the API version that the client speaks; the major one is 1.
 pub(crate) type ApiMinor = u32;
@@ -35,6 +35,9 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     pub(crate) minor: ApiMinor,
     pub(crate) request: Request<Incoming>,
+    /// The body, when it was said to be JSON: read before any handler runs, because a client that
+    /// is answered while it still writes sees a broken pipe and not the answer.
+    pub(crate) json: Bytes,
     /// The connection's place among those that are counted; an upgraded stream keeps it.
     pub(crate) place: Arc<OwnedSemaphorePermit>,
 }
@@ -71,40 +74,30 @@ impl Call {
                 .is_some_and(|length| length != "0")
     }
 
-    /// Reads the body as JSON. No body reads as `null`, and so as the default.
+    /// The body as JSON. No body reads as the default.
     pub(crate) async fn json<T: DeserializeOwned + Default>(&mut self) -> Result<T, ApiError> {
         self.check_content_type()?;
-        let bytes = self.bytes().await?;
+        let unlabelled = read_all(self.request.body_mut()).await?;
+        let bytes = if self.json.is_empty() {
+            &unlabelled
+        } else {
+            &self.json
+        };
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(T::default());
         }
-        serde_json::from_slice(&bytes)
+        serde_json::from_slice(bytes)
             .map_err(|cause| ApiError::invalid(format!("invalid JSON: {cause}")))
-    }
-
-    async fn bytes(&mut self) -> Result<Bytes, ApiError> {
-        match Limited::new(self.request.body_mut(), REQUEST_BODY_BYTES_MAX)
-            .collect()
-            .await
-        {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(cause) if cause.is::<LengthLimitError>() => Err(ApiError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("request body is larger than {REQUEST_BODY_BYTES_MAX} bytes"),
-            )),
-            Err(cause) => Err(ApiError::invalid(format!("read the request body: {cause}"))),
-        }
     }
 
     fn check_content_type(&self) -> Result<(), ApiError> {
         let Some(given) = self.request.headers().get(CONTENT_TYPE) else {
             return Ok(());
         };
-        let given = String::from_utf8_lossy(given.as_bytes());
-        let media_type = given.split(';').next().unwrap_or("").trim();
-        if !self.has_body() || media_type.eq_ignore_ascii_case("application/json") {
+        if !self.has_body() || is_json(&self.request) {
             return Ok(());
         }
+        let given = String::from_utf8_lossy(given.as_bytes());
         Err(ApiError::invalid(format!(
             "unsupported Content-Type header ({given}): must be 'application/json'"
         )))
@@ -125,7 +118,7 @@ impl Call {
                 };
                 let (failed, size) = (piece.is_err(), piece.as_ref().map_or(0, Bytes::len));
                 if pieces.send(piece).await.is_err() {
-                    drained += size as u64;
+                    drained += size;
                 }
                 if failed || drained > UPLOAD_DRAIN_BYTES_MAX {
                     return;
@@ -135,6 +128,47 @@ impl Call {
         Upload {
             incoming,
             current: Bytes::new(),
+        }
+    }
+}
+
+/// Whether the client says that its body is JSON.
+pub(crate) fn is_json(request: &Request<Incoming>) -> bool {
+    let given = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let media_type = given
+        .and_then(|given| given.split(';').next())
+        .unwrap_or("");
+    media_type.trim().eq_ignore_ascii_case("application/json")
+}
+
+/// Reads a body into memory, up to the limit.
+pub(crate) async fn read_all(body: &mut Incoming) -> Result<Bytes, ApiError> {
+    let too_large = || {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("request body is larger than {REQUEST_BODY_BYTES_MAX} bytes"),
+        )
+    };
+    if body.size_hint().lower() > REQUEST_BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, REQUEST_BODY_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(cause) if cause.is::<LengthLimitError>() => Err(too_large()),
+        Err(cause) => Err(ApiError::invalid(format!("read the request body: {cause}"))),
+    }
+}
+
+/// Reads a body and throws it away, up to a limit: what refuses an upload does this first.
+pub(crate) async fn drain(body: &mut Incoming) {
+    let mut drained = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        drained += frame.data_ref().map_or(0, Bytes::len);
+        if drained > UPLOAD_DRAIN_BYTES_MAX {
+            return;
         }
     }
 }

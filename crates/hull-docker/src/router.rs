@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue, SERVER};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
@@ -15,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::body::Reply;
 use crate::errors::ApiError;
 use crate::query::{Query, percent_decode};
-use crate::request::{ApiMinor, Call};
+use crate::request::{ApiMinor, Call, drain, is_json, read_all};
 use crate::routes;
 use crate::server::App;
 use crate::{API_VERSION, API_VERSION_MIN};
@@ -46,25 +47,7 @@ pub(crate) async fn answer(
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let server = server_name(&app.config.version);
-    let answered = match find(&method, &path) {
-        Ok(Found {
-            route,
-            names,
-            minor,
-        }) => {
-            let query = Query::parse(request.uri().query().unwrap_or(""));
-            (route.run)(Call {
-                app,
-                names,
-                query,
-                minor,
-                request,
-                place,
-            })
-            .await
-        }
-        Err(error) => Err(error),
-    };
+    let answered = dispatch(app, request, place, &path).await;
     let micros = began.elapsed().as_micros();
     let mut reply = match answered {
         Ok(reply) => {
@@ -88,6 +71,42 @@ pub(crate) async fn answer(
     );
     headers.insert(SERVER, server);
     reply
+}
+
+async fn dispatch(
+    app: Arc<App>,
+    mut request: Request<Incoming>,
+    place: Arc<OwnedSemaphorePermit>,
+    path: &str,
+) -> Answer {
+    let json = if is_json(&request) {
+        read_all(request.body_mut()).await?
+    } else {
+        Bytes::new()
+    };
+    match find(request.method(), path) {
+        Ok(Found {
+            route,
+            names,
+            minor,
+        }) => {
+            let query = Query::parse(request.uri().query().unwrap_or(""));
+            (route.run)(Call {
+                app,
+                names,
+                query,
+                minor,
+                request,
+                json,
+                place,
+            })
+            .await
+        }
+        Err(error) => {
+            drain(request.body_mut()).await;
+            Err(error)
+        }
+    }
 }
 
 fn server_name(version: &str) -> HeaderValue {

@@ -12,10 +12,10 @@ use hull_engine::Engine;
 use hull_model::ErrorKind;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::client::Client;
 use crate::router;
 
 /// Connections at the same time, waiting and attached clients included. Further ones wait in the
@@ -166,13 +166,8 @@ async fn accept(
         };
         let place = Arc::new(place);
         match connection {
-            Ok(Connection::Unix(stream)) => {
-                tokio::spawn(converse(stream, app.clone(), place, stopped.clone()));
-            }
-            Ok(Connection::Tcp(stream)) => {
-                // Small frames of an attached terminal must not wait for acknowledgements.
-                stream.set_nodelay(true).ok();
-                tokio::spawn(converse(stream, app.clone(), place, stopped.clone()));
+            Ok(client) => {
+                tokio::spawn(converse(client, app.clone(), place, stopped.clone()));
             }
             Err(cause) => {
                 tracing::warn!(%cause, "accept a connection");
@@ -187,29 +182,27 @@ async fn asked_to_stop(stopped: &mut watch::Receiver<bool>) {
     stopped.wait_for(|stopped| *stopped).await.ok();
 }
 
-enum Connection {
-    Unix(tokio::net::UnixStream),
-    Tcp(tokio::net::TcpStream),
-}
-
 impl Listener {
-    async fn accept(&self) -> io::Result<Connection> {
+    async fn accept(&self) -> io::Result<Client> {
         match self {
-            Self::Unix(socket) => Ok(Connection::Unix(socket.accept().await?.0)),
-            Self::Tcp(socket) => Ok(Connection::Tcp(socket.accept().await?.0)),
+            Self::Unix(socket) => Ok(socket.accept().await?.0.into()),
+            Self::Tcp(socket) => {
+                let stream = socket.accept().await?.0;
+                // Small frames of an attached terminal must not wait for acknowledgements.
+                stream.set_nodelay(true)?;
+                Ok(stream.into())
+            }
         }
     }
 }
 
 /// Serves one connection until it ends or is upgraded.
-async fn converse<S>(
-    stream: S,
+async fn converse(
+    client: Client,
     app: Arc<App>,
     place: Arc<OwnedSemaphorePermit>,
     mut stopped: watch::Receiver<bool>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) {
     let service = service_fn(move |request| {
         let (app, place) = (app.clone(), place.clone());
         async move { Ok::<_, Infallible>(router::answer(app, request, place).await) }
@@ -221,11 +214,13 @@ async fn converse<S>(
         .max_buf_size(HEAD_BYTES_MAX)
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HEAD_S_MAX))
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(client.clone()), service)
         .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        // Somebody who listened to events or waited for an exit, and was killed.
+        () = client.vanished() => return,
         () = asked_to_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -9,7 +9,6 @@
 //! the end of output ends the relay. A client that vanished ends it too.
 
 use std::io;
-use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
@@ -18,19 +17,21 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use hull_engine::api::{Attached, LogLine};
 use hyper::ext::ReasonPhrase;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpStream, UnixStream, tcp};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 
 use crate::body::{Body, Reply, reply};
+use crate::client::Client;
+use crate::detach::DetachKeys;
 use crate::request::{ApiMinor, Call};
 
 /// Bytes moved at once in each direction of an attached stream.
 const RELAY_BYTES: usize = 64 << 10;
-/// Seconds between two looks at whether a client that sends nothing any more is still there.
-const VANISHED_CHECK_S: u64 = 2;
+/// Bytes of a terminal's input moved at once.
+const TYPED_BYTES: usize = 4 << 10;
 /// First version in which frames have a media type of their own.
 const MINOR_MULTIPLEXED: ApiMinor = 42;
 /// Bytes of a frame's header.
@@ -45,11 +46,20 @@ pub(crate) fn media_type(tty: bool, minor: ApiMinor) -> &'static str {
     }
 }
 
-/// Joins the client with an attached stream. `input` says whether the client's bytes are wanted.
-pub(crate) fn hijack(mut call: Call, attached: Attached, input: bool) -> Reply {
+/// What becomes of the client's bytes.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// They were not asked for.
+    Unwanted,
+    /// The container reads them; on a terminal the keys end the stream.
+    Wanted(DetachKeys),
+}
+
+/// Joins the client with an attached stream.
+pub(crate) fn hijack(mut call: Call, attached: Attached, input: Input) -> Reply {
     let media_type = media_type(attached.tty, call.minor);
     if !call.wants_upgrade() {
-        return plain(call, attached, input, media_type);
+        return plain(call, attached, &input, media_type);
     }
     let upgrade = hyper::upgrade::on(&mut call.request);
     let place = call.place.clone();
@@ -77,9 +87,9 @@ pub(crate) fn hijack(mut call: Call, attached: Attached, input: bool) -> Reply {
 }
 
 /// For clients that cannot upgrade: output as the body of the answer, input from the request's.
-fn plain(call: Call, attached: Attached, input: bool, media_type: &'static str) -> Reply {
+fn plain(call: Call, attached: Attached, input: &Input, media_type: &'static str) -> Reply {
     let (output, mut to_shim) = attached.stream.into_split();
-    if input {
+    if matches!(input, Input::Wanted(_)) {
         let mut body = call.request.into_body();
         // Ends with the request's body, or with the container.
         tokio::spawn(async move {
@@ -130,37 +140,18 @@ pub(crate) fn farewell(call: Call, text: &str, tty: bool) -> io::Result<Reply> {
             tty,
             replay: said.into(),
         },
-        false,
+        Input::Unwanted,
     ))
 }
 
-async fn relay(upgrade: OnUpgrade, attached: Attached, input: bool) -> io::Result<()> {
+async fn relay(upgrade: OnUpgrade, attached: Attached, input: Input) -> io::Result<()> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
-    match upgraded.downcast::<TokioIo<UnixStream>>() {
-        Ok(parts) => {
-            let (from, to) = parts.io.into_inner().into_split();
-            Relay {
-                from,
-                to,
-                early: parts.read_buf,
-                attached,
-                input,
-            }
-            .run()
-            .await
-        }
-        Err(upgraded) => relay_tcp(upgraded, attached, input).await,
-    }
-}
-
-async fn relay_tcp(upgraded: Upgraded, attached: Attached, input: bool) -> io::Result<()> {
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
-        .map_err(|_| io::Error::other("an upgraded connection is neither unix nor TCP"))?;
-    let (from, to) = parts.io.into_inner().into_split();
+        .downcast::<TokioIo<Client>>()
+        .map_err(|_| io::Error::other("an upgraded connection is none of ours"))?;
+    let client = parts.io.into_inner();
     Relay {
-        from,
-        to,
+        client,
         early: parts.read_buf,
         attached,
         input,
@@ -169,85 +160,110 @@ async fn relay_tcp(upgraded: Upgraded, attached: Attached, input: bool) -> io::R
     .await
 }
 
-/// A client's reading half that can tell whether the client is gone for good.
-trait ClientRead: AsyncRead + Unpin {
-    /// Whether writing to the client cannot succeed any more.
-    async fn is_gone(&self) -> bool;
-}
-
-impl ClientRead for OwnedReadHalf {
-    async fn is_gone(&self) -> bool {
-        let ready = self.ready(Interest::READABLE | Interest::WRITABLE).await;
-        ready.map_or(true, |ready| ready.is_write_closed())
-    }
-}
-
-impl ClientRead for tcp::OwnedReadHalf {
-    async fn is_gone(&self) -> bool {
-        let ready = self.ready(Interest::READABLE | Interest::WRITABLE).await;
-        ready.map_or(true, |ready| ready.is_write_closed())
-    }
-}
-
-struct Relay<R, W> {
-    from: R,
-    to: W,
+struct Relay {
+    client: Client,
     /// What the client sent right behind its request.
     early: Bytes,
     attached: Attached,
-    input: bool,
+    input: Input,
 }
 
-impl<R: ClientRead, W: AsyncWrite + Unpin> Relay<R, W> {
+impl Relay {
     async fn run(self) -> io::Result<()> {
         let Self {
-            mut from,
-            mut to,
+            client,
             early,
             attached,
             input,
         } = self;
+        let (mut from, mut to) = (client.clone(), client.clone());
         let (mut from_shim, to_shim) = attached.stream.into_split();
         let output = async {
             to.write_all(&attached.replay).await?;
             copy(&mut from_shim, &mut to).await?;
             to.shutdown().await
         };
+        let tty = attached.tty;
         let input = async {
-            if input {
-                feed(&mut from, to_shim, &early).await;
-            } else {
-                // Closing the half would read as the end of input.
-                to_shim.forget();
-                tokio::io::copy(&mut from, &mut tokio::io::sink())
-                    .await
-                    .ok();
+            match input {
+                Input::Wanted(keys) => {
+                    let keys = tty.then_some(keys);
+                    if feed(&mut from, to_shim, &early, keys).await == Fed::Detached {
+                        return Ok(());
+                    }
+                }
+                Input::Unwanted => {
+                    // Closing the half would read as the end of input.
+                    to_shim.forget();
+                    tokio::io::copy(&mut from, &mut tokio::io::sink())
+                        .await
+                        .ok();
+                }
             }
             // The client said all that it will; it may be half closed, or gone.
-            while !from.is_gone().await {
-                tokio::time::sleep(Duration::from_secs(VANISHED_CHECK_S)).await;
-            }
+            client.vanished().await;
+            Err(io::ErrorKind::BrokenPipe.into())
         };
         tokio::pin!(output, input);
         tokio::select! {
             ended = &mut output => ended,
-            () = &mut input => Err(io::ErrorKind::BrokenPipe.into()),
+            ended = &mut input => ended,
         }
     }
 }
 
+/// How the client's input ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Fed {
+    /// It said that there is no more.
+    Ended,
+    /// It left; the container's input stays open.
+    Detached,
+}
+
 /// Passes the client's input on, and its end.
-async fn feed(from: &mut (impl AsyncRead + Unpin), mut to_shim: OwnedWriteHalf, early: &[u8]) {
-    // A container that closed its input, or ended, is no failure: its output still counts.
-    let fed = async {
-        to_shim.write_all(early).await?;
-        copy(from, &mut to_shim).await
+async fn feed(
+    from: &mut (impl AsyncRead + Unpin),
+    mut to_shim: OwnedWriteHalf,
+    early: &[u8],
+    keys: Option<DetachKeys>,
+) -> Fed {
+    let mut from = early.chain(from);
+    let fed = match keys {
+        Some(keys) => copy_typed(&mut from, &mut to_shim, keys).await,
+        None => copy(&mut from, &mut to_shim).await.map(|()| Fed::Ended),
     };
-    if fed.await.is_err() {
-        tokio::io::copy(from, &mut tokio::io::sink()).await.ok();
+    // A container that closed its input, or ended, is no failure: its output still counts.
+    if fed.is_err() {
+        tokio::io::copy(&mut from, &mut tokio::io::sink())
+            .await
+            .ok();
     }
-    to_shim.shutdown().await.ok();
+    let fed = fed.unwrap_or(Fed::Ended);
+    if fed == Fed::Ended {
+        to_shim.shutdown().await.ok();
+    }
     to_shim.forget();
+    fed
+}
+
+/// Copies until the end, or until the keys that detach.
+async fn copy_typed(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut keys: DetachKeys,
+) -> io::Result<Fed> {
+    let mut typed = vec![0; TYPED_BYTES];
+    let mut meant = Vec::with_capacity(TYPED_BYTES);
+    loop {
+        let size = from.read(&mut typed).await?;
+        let detached = keys.filter(&typed[..size], &mut meant);
+        to.write_all(&meant).await?;
+        meant.clear();
+        if detached || size == 0 {
+            return Ok(if detached { Fed::Detached } else { Fed::Ended });
+        }
+    }
 }
 
 async fn copy(

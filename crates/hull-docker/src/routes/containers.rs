@@ -6,7 +6,7 @@ use futures_util::stream;
 use http::StatusCode;
 use hull_engine::api::{Change, Container, RemoveOptions, WaitCondition};
 use hull_engine::{EngineError, Images};
-use hull_model::SandboxId;
+use hull_model::{SandboxId, signal};
 use serde::Serialize;
 
 use crate::body::{Body, empty, json, json_line, json_with, no_content, reply};
@@ -14,10 +14,10 @@ use crate::errors::ApiError;
 use crate::filter::Filters;
 use crate::request::Call;
 use crate::router::Answer;
+use crate::time;
 use crate::wire::container::{
     CreateBody, Inspect, Sizes, Summary, WaitAnswer, WaitError, parse_name, shown_word,
 };
-use crate::{signal, time};
 
 const FILTERS: [&str; 16] = [
     "ancestor",
@@ -289,11 +289,15 @@ pub(super) async fn start(call: Call) -> Answer {
     changed(call.engine().containers().start(id).await?)
 }
 
+fn parse_signal(text: &str) -> Result<i32, ApiError> {
+    signal::parse(text).ok_or_else(|| ApiError::invalid(format!("invalid signal: {text}")))
+}
+
 /// The signal and the seconds that stop and restart take.
 fn stop_options(call: &Call) -> Result<(Option<i64>, Option<i32>), ApiError> {
     let stop_signal = match call.query.get("signal") {
         "" => None,
-        text => Some(signal::parse(text)?),
+        text => Some(parse_signal(text)?),
     };
     Ok((call.query.number("t")?, stop_signal))
 }
@@ -322,7 +326,7 @@ pub(super) async fn restart(call: Call) -> Answer {
 pub(super) async fn kill(call: Call) -> Answer {
     let signal = match call.query.get("signal") {
         "" => signal::KILL,
-        text => signal::parse(text)?,
+        text => parse_signal(text)?,
     };
     let id = call.container()?;
     match call.engine().containers().kill(id, signal).await {

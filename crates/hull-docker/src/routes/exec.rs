@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::io::terminal_size;
 use crate::body::{empty, json, json_with};
+use crate::detach::DetachKeys;
 use crate::errors::ApiError;
 use crate::request::Call;
 use crate::router::Answer;
-use crate::stream::{farewell, hijack};
+use crate::stream::{Input, farewell, hijack};
 use crate::wire::container::ExecInspect;
 use crate::wire::{OrZero, Words};
 
@@ -45,6 +46,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
     if cmd.is_empty() {
         return Err(ApiError::invalid("no exec command specified"));
     }
+    DetachKeys::parse(&body.detach_keys.0)?;
     let request = ExecRequest {
         cmd,
         env: body.env.0,
@@ -84,15 +86,25 @@ pub(super) async fn start(mut call: Call) -> Answer {
         .console_size
         .filter(|_| tty && call.minor >= MINOR_CONSOLE_SIZE);
     match containers.exec_start(&exec.id, body.detach.0, size).await {
-        Ok(Some(attached)) => Ok(hijack(call, attached, exec.request.attach.stdin)),
-        Ok(None) => Ok(empty(StatusCode::OK)),
-        // Docker has taken over the connection by then, and says it in the stream.
-        Err(EngineError::StartFailed { text, .. }) if !body.detach.0 => {
-            farewell(call, &exec_text(&text), tty).map_err(|cause| {
-                EngineError::io("make a socket pair for a failed exec", cause).into()
-            })
+        Ok(Some(attached)) => {
+            let input = if exec.request.attach.stdin {
+                Input::Wanted(DetachKeys::parse(&exec.request.detach_keys)?)
+            } else {
+                Input::Unwanted
+            };
+            Ok(hijack(call, attached, input))
         }
-        Err(error) => Err(error.into()),
+        Ok(None) => Ok(empty(StatusCode::OK)),
+        Err(error) => match error {
+            // Docker has taken over the connection by then, and says it in the stream.
+            EngineError::StartFailed { text, .. } if !body.detach.0 => {
+                farewell(call, &exec_text(&text), tty).map_err(|cause| {
+                    EngineError::io("make a socket pair for a failed exec", cause).into()
+                })
+            }
+            EngineError::StartFailed { text, .. } => Err(ApiError::invalid(exec_text(&text))),
+            error => Err(error.into()),
+        },
     }
 }
 

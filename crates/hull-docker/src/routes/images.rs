@@ -146,8 +146,29 @@ pub(super) fn removal_rows(removals: Vec<ImageRemoval>) -> Vec<RemovalRow> {
 
 pub(super) async fn remove(call: Call) -> Answer {
     let force = call.query.flag("force");
-    let removed = call.engine().images().remove(call.name(), force).await?;
-    json(&removal_rows(removed))
+    match call.engine().images().remove(call.name(), force).await {
+        Ok(removed) => json(&removal_rows(removed)),
+        Err(error @ EngineError::ImageInUse { .. }) => Err(in_use(&call, force, error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Docker speaks of the name first, and of the image only when that was named or force was asked.
+fn in_use(call: &Call, force: bool, error: EngineError) -> ApiError {
+    let found = call.engine().images().resolve(call.name());
+    let (EngineError::ImageInUse { container, .. }, Ok(image)) = (&error, found) else {
+        return error.into();
+    };
+    let (name, hex) = (call.name(), image.id.hex());
+    if force || image.id.to_string().starts_with(name) || hex.starts_with(name) {
+        return error.into();
+    }
+    let message = format!(
+        "conflict: unable to remove repository reference \"{name}\" (must force) - container \
+         {container} is using its referenced image {}",
+        &hex[..12]
+    );
+    ApiError::new(StatusCode::CONFLICT, message)
 }
 
 /// Import of one root file system; a pull is answered with what it will be.

@@ -5,10 +5,11 @@ use http::StatusCode;
 use hull_engine::api::{AttachRequest, LogsRequest};
 
 use crate::body::{Body, empty, reply};
+use crate::detach::DetachKeys;
 use crate::errors::ApiError;
 use crate::request::Call;
 use crate::router::Answer;
-use crate::stream::{frame_lines, hijack, media_type};
+use crate::stream::{Input, frame_lines, hijack, media_type};
 use crate::time;
 
 pub(super) async fn attach(call: Call) -> Answer {
@@ -20,9 +21,15 @@ pub(super) async fn attach(call: Call) -> Answer {
         logs: query.flag("logs"),
         stream: query.flag("stream"),
     };
+    let keys = DetachKeys::parse(query.get("detachKeys"))?;
     let id = call.container()?;
     let attached = call.engine().containers().attach(id, request).await?;
-    Ok(hijack(call, attached, request.stdin))
+    let input = if request.stdin {
+        Input::Wanted(keys)
+    } else {
+        Input::Unwanted
+    };
+    Ok(hijack(call, attached, input))
 }
 
 pub(super) async fn logs(call: Call) -> Answer {

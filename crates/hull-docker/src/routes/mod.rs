@@ -15,7 +15,7 @@ mod volumes;
 use http::{Method, StatusCode};
 
 use crate::errors::ApiError;
-use crate::request::Call;
+use crate::request::{Call, drain};
 use crate::router::{Answer, Route};
 
 macro_rules! routes {
@@ -141,7 +141,8 @@ routes! {
 /// Handlers of what is not there yet: each names it.
 macro_rules! not_there {
     ($($handler:ident: $what:literal;)*) => {
-        $(async fn $handler(_: Call) -> Answer {
+        $(async fn $handler(mut call: Call) -> Answer {
+            drain(call.request.body_mut()).await;
             Err(ApiError::not_there($what))
         })*
     };

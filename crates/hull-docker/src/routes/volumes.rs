@@ -20,7 +20,7 @@ const FILTERS: [&str; 4] = ["dangling", "driver", "label", "name"];
 pub(super) fn volumes(containers: &[Arc<Container>]) -> Vec<Volume> {
     let mounts = containers.iter().flat_map(|container| &container.mounts);
     let by_name: BTreeMap<&str, Volume> = mounts
-        .filter(|mount| mount.kind == "volume")
+        .filter(|mount| mount.kind == "volume" && !mount.name.is_empty())
         .map(|mount| {
             let volume = Volume {
                 driver: "local",
