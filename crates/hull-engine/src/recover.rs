@@ -50,7 +50,9 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
         }
         let name = record.spec.name.clone();
         let (owner, handle) = Owner::new(core.clone(), id, record, life);
-        if !owner.is_being_removed() {
+        if owner.is_being_removed() {
+            core.containers.forget(id, &name);
+        } else {
             core.containers.insert(id, &name, handle);
         }
         owners.push(owner);

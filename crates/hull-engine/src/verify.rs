@@ -23,13 +23,18 @@ pub(crate) async fn verify(core: &Arc<Core>) -> Result<Vec<String>> {
 /// Containers against sandboxes, cgroups and files.
 fn objects(core: &Core, problems: &mut Vec<String>) {
     let containers = core.containers.snapshots();
-    let known: HashSet<String> = containers
-        .iter()
-        .map(|container| container.id.short())
-        .collect();
     for container in &containers {
         let running = matches!(container.state, State::Running | State::Paused);
-        if running && hull_os::process::start_time(container.pid).is_err() {
+        let gone = || {
+            // Its end may be on the way: then it is no longer recorded as running.
+            let now = core
+                .containers
+                .handle(container.id)
+                .map(|h| h.snapshot.borrow().pid);
+            hull_os::process::start_time(container.pid).is_err()
+                && now.is_ok_and(|pid| pid == container.pid)
+        };
+        if running && gone() {
             problems.push(format!(
                 "container {} is recorded as {}, its process {} is not there",
                 container.spec.name,
@@ -46,30 +51,52 @@ fn objects(core: &Core, problems: &mut Vec<String>) {
             }
         }
     }
-    for short in core.driver.list().unwrap_or_default() {
-        if !known.contains(&short) {
-            problems.push(format!(
-                "sandbox {short} has a run directory and no container"
-            ));
-        }
-    }
-    let directory = core.config.data_root.join("containers");
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !known.iter().any(|short| name.starts_with(short)) {
-            problems.push(format!("files of container {name} have no record"));
-        }
-    }
     problems.extend(core.network.differences(&containers));
-    for leftover in core
+    leftovers(core, problems);
+}
+
+/// What has no container. Containers come and go meanwhile, so those count that were there before
+/// the look as well as those after it.
+fn leftovers(core: &Core, problems: &mut Vec<String>) {
+    let mut known: HashSet<String> = ids(core);
+    let sandboxes = core.driver.list().unwrap_or_default();
+    let groups = core
         .cgroups
         .list(&core.config.cgroup_parent)
-        .unwrap_or_default()
-    {
-        if !known.iter().any(|short| leftover.starts_with(short)) {
-            problems.push(format!("cgroup {leftover} has no container"));
-        }
+        .unwrap_or_default();
+    let directory = core.config.data_root.join("containers");
+    let files: Vec<String> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    known.extend(ids(core));
+    let unknown = |name: &&String| !known.iter().any(|short| name.starts_with(short.as_str()));
+    for short in sandboxes.iter().filter(unknown) {
+        problems.push(format!(
+            "sandbox {short} has a run directory and no container"
+        ));
     }
+    for name in files.iter().filter(unknown) {
+        problems.push(format!("files of container {name} have no record"));
+    }
+    for name in groups.iter().filter(unknown) {
+        problems.push(format!("cgroup {name} has no container"));
+    }
+}
+
+/// Short ids of all containers, also of those that are leaving.
+fn ids(core: &Core) -> HashSet<String> {
+    let there = core
+        .containers
+        .snapshots()
+        .into_iter()
+        .map(|container| container.id);
+    there
+        .chain(core.containers.leaving())
+        .map(|id| id.short())
+        .collect()
 }
 
 /// Blobs and layers against their digests and the images that name them.

@@ -811,15 +811,20 @@ impl Owner {
             core.remove_files(id)
         });
         match removed.await.and_then(|result| result) {
-            Ok(()) => self.core.store.record(vec![
-                Write::remove(Key::Container(*self.id.as_bytes())),
-                Write::remove(Key::State(*self.id.as_bytes())),
-            ]),
+            Ok(()) => self.forget_record(),
             Err(error) => tracing::error!(
                 container = %self.id.short(), error = %error.chain(),
                 "removal is not complete; it is continued when the daemon starts"
             ),
         }
+    }
+
+    fn forget_record(&self) {
+        self.core.store.record(vec![
+            Write::remove(Key::Container(*self.id.as_bytes())),
+            Write::remove(Key::State(*self.id.as_bytes())),
+        ]);
+        self.core.containers.gone(self.id);
     }
 
     // ---- wait, attach, resize

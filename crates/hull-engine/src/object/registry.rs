@@ -1,6 +1,6 @@
 //! Which containers there are: ids, names, and how to reach their owners.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_model::SandboxId;
@@ -14,6 +14,8 @@ struct Tables {
     handles: BTreeMap<SandboxId, Handle>,
     /// A name is here before its container is, so that two creates never get the same.
     names: HashMap<String, SandboxId>,
+    /// Removed for everybody, but their last files are still going.
+    leaving: HashSet<SandboxId>,
 }
 
 /// The containers by id and name. Its lock is held for look-ups only, never over a wait.
@@ -53,9 +55,22 @@ impl Registry {
         tables.handles.insert(id, handle);
     }
 
+    /// Nobody finds it any more; what is left of it goes until [`Registry::gone`].
     pub(crate) fn forget(&self, id: SandboxId, name: &str) {
-        self.lock().handles.remove(&id);
+        let mut tables = self.lock();
+        tables.handles.remove(&id);
+        tables.leaving.insert(id);
+        drop(tables);
         self.free_name(name, id);
+    }
+
+    pub(crate) fn gone(&self, id: SandboxId) {
+        self.lock().leaving.remove(&id);
+    }
+
+    /// Containers whose last files are still going.
+    pub(crate) fn leaving(&self) -> Vec<SandboxId> {
+        self.lock().leaving.iter().copied().collect()
     }
 
     pub(crate) fn handle(&self, id: SandboxId) -> Result<Handle> {
