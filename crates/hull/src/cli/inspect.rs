@@ -1,4 +1,4 @@
-//! `hull inspect`, `hull container inspect` and `hull image inspect`.
+//! `hull inspect`, and `inspect` of containers, images, networks and volumes.
 
 use super::Command;
 use super::failure::Failure;
@@ -112,6 +112,48 @@ impl Command for ImageInspect {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let client = session.client().await?;
         let inspected = async |name: &str| find(client, &KINDS[1..2], name, false, true).await;
+        show(&self.names, self.format.as_deref(), inspected).await
+    }
+}
+
+/// `hull network inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NetworkInspect {
+    /// Format output using a custom template: 'json' or a Go template
+    #[arg(long, short, value_name = "string")]
+    format: Option<String>,
+    #[arg(required = true, value_name = "NETWORK")]
+    names: Vec<String>,
+}
+
+impl Command for NetworkInspect {
+    const USAGE: &str = "[OPTIONS] NETWORK [NETWORK...]";
+    const ABOUT: &str = "Display detailed information on one or more networks";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let inspected = async |name: &str| find(client, &KINDS[2..3], name, false, true).await;
+        show(&self.names, self.format.as_deref(), inspected).await
+    }
+}
+
+/// `hull volume inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeInspect {
+    /// Format output using a custom template: 'json' or a Go template
+    #[arg(long, short, value_name = "string")]
+    format: Option<String>,
+    #[arg(required = true, value_name = "VOLUME")]
+    names: Vec<String>,
+}
+
+impl Command for VolumeInspect {
+    const USAGE: &str = "[OPTIONS] VOLUME [VOLUME...]";
+    const ABOUT: &str = "Display detailed information on one or more volumes";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let inspected = async |name: &str| find(client, &KINDS[3..4], name, false, true).await;
         show(&self.names, self.format.as_deref(), inspected).await
     }
 }

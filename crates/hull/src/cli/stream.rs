@@ -8,6 +8,7 @@
 //! The end of our input closes one direction only: output still flows until the container ends it.
 
 use hull_os::pty::RawMode;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
@@ -146,6 +147,11 @@ async fn receive(mut reader: ReadHalf<Hijacked>, options: &StreamOptions) -> Res
         match reader.read(&mut buffer).await {
             Ok(0) => return Ok(()),
             Ok(length) => sink.write(&buffer[..length]).await?,
+            // The other side closed while input of ours was on its way to it: all output has been
+            // read before the kernel tells so.
+            Err(cause) if options.stdin && cause.kind() == ErrorKind::ConnectionReset => {
+                return Ok(());
+            }
             Err(cause) => return Err(Failure::new(format!("read the output: {cause}"))),
         }
     }
@@ -202,7 +208,7 @@ async fn put(stream: Option<&Stdio>, bytes: &[u8]) -> Result<(), Failure> {
         .await
         .map_err(|cause| match cause.kind() {
             // 128 + SIGPIPE, as for programs that do not ignore it.
-            std::io::ErrorKind::BrokenPipe => Failure::status(141),
+            ErrorKind::BrokenPipe => Failure::status(141),
             _ => Failure::new(format!("write the output: {cause}")),
         })
 }

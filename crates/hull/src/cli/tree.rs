@@ -10,9 +10,10 @@ use clap::{ArgMatches, Args};
 use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
-    Command, DaemonOptions, arguments, attach, bootstrap, cp, create, diff, events, exec, export,
-    generate, history, image_list, import, info, inspect, kill, later, load, logs, pause, port, ps,
-    pull, rename, rm, rmi, run, start, stats, stop, system, tag, top, update, version, wait,
+    Command, DaemonOptions, arguments, attach, bootstrap, commit, cp, create, diff, events, exec,
+    export, generate, history, image_list, import, info, inspect, kill, later, load, logs, network,
+    pause, port, prune, ps, pull, rename, rm, rmi, run, start, stats, stop, system, tag, top,
+    update, version, volume, wait,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -89,6 +90,7 @@ static TOP: &[Entry] = &[
     at::<info::Info>(&["info"]),
     at::<later::Compose>(&["compose"]),
     at::<attach::Attach>(&["attach"]),
+    at::<commit::Commit>(&["commit"]),
     at::<cp::Cp>(&["cp"]),
     at::<create::Create>(&["create"]),
     at::<diff::Diff>(&["diff"]),
@@ -132,6 +134,7 @@ static GROUPS: &[Group] = &[
         about: "Manage containers",
         entries: &[
             at::<attach::Attach>(&["attach"]),
+            at::<commit::Commit>(&["commit"]),
             at::<cp::Cp>(&["cp"]),
             at::<create::Create>(&["create"]),
             at::<diff::Diff>(&["diff"]),
@@ -143,6 +146,7 @@ static GROUPS: &[Group] = &[
             at::<ps::Ps>(&["ls", "ps", "list"]),
             at::<pause::Pause>(&["pause"]),
             at::<port::Port>(&["port"]),
+            at::<prune::ContainerPrune>(&["prune"]),
             at::<rename::Rename>(&["rename"]),
             at::<stop::Restart>(&["restart"]),
             at::<rm::Rm>(&["rm", "remove"]),
@@ -167,11 +171,36 @@ static GROUPS: &[Group] = &[
             at::<inspect::ImageInspect>(&["inspect"]),
             at::<load::Load>(&["load"]),
             at::<image_list::ImageList>(&["ls", "list"]),
+            at::<prune::ImagePrune>(&["prune"]),
             at::<pull::Pull>(&["pull"]),
             at::<later::Push>(&["push"]),
             at::<rmi::Rmi>(&["rm", "remove"]),
             at::<load::Save>(&["save"]),
             at::<tag::Tag>(&["tag"]),
+        ],
+    },
+    Group {
+        name: "network",
+        about: "Manage networks",
+        entries: &[
+            at::<network::NetworkConnect>(&["connect"]),
+            at::<network::NetworkCreate>(&["create"]),
+            at::<network::NetworkDisconnect>(&["disconnect"]),
+            at::<inspect::NetworkInspect>(&["inspect"]),
+            at::<network::NetworkList>(&["ls", "list"]),
+            at::<prune::NetworkPrune>(&["prune"]),
+            at::<network::NetworkRemove>(&["rm", "remove"]),
+        ],
+    },
+    Group {
+        name: "volume",
+        about: "Manage volumes",
+        entries: &[
+            at::<volume::VolumeCreate>(&["create"]),
+            at::<inspect::VolumeInspect>(&["inspect"]),
+            at::<volume::VolumeList>(&["ls", "list"]),
+            at::<prune::VolumePrune>(&["prune"]),
+            at::<volume::VolumeRemove>(&["rm", "remove"]),
         ],
     },
     Group {
@@ -246,19 +275,73 @@ pub(super) fn whole() -> clap::Command {
 
 /// Prints the help of the command that `path` leads to.
 pub(super) fn print_help(path: &[OsString]) -> Result<(), Failure> {
-    let mut command = whole();
-    command.build();
-    let mut found = &mut command;
-    let mut walked = String::new();
-    for word in path {
-        let name = word.to_string_lossy();
-        found = found
-            .find_subcommand_mut(&*name)
-            .ok_or_else(|| unknown(walked.trim_end(), &name))?;
-        walked.push_str(&name);
-        walked.push(' ');
-    }
-    print(&found.render_help().to_string())
+    let words: Vec<String> = path
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let of = |entry: &Entry, path: &str| parser(entry, path).render_help().to_string();
+    let text = match words[..] {
+        [] => root_help(),
+        [first] => match group(first) {
+            Some(group) => group_help(group),
+            None => of(entry(first).ok_or_else(|| unknown("", first))?, first),
+        },
+        [first, second, ..] => {
+            let group = group(first).ok_or_else(|| unknown("", first))?;
+            let entry = group.entry(second).ok_or_else(|| unknown(first, second))?;
+            of(entry, &format!("{first} {second}"))
+        }
+    };
+    print(&text)
+}
+
+/// Least width of the column of names.
+const NAME_WIDTH_MIN: usize = 11;
+
+fn root_help() -> String {
+    let program = arguments::program_name();
+    let mut parser = root_parser();
+    let about = parser
+        .get_about()
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    let options = parser.render_help().to_string();
+    let options = options
+        .split_once("Options:\n")
+        .map_or("", |(_, options)| options);
+    let commands = list(TOP.iter().map(|entry| (entry.name(), entry.about)));
+    let groups = list(GROUPS.iter().map(|group| (group.name, group.about)));
+    format!(
+        "Usage:  {program} [OPTIONS] COMMAND\n\n{about}\n\nCommands:\n{commands}\n\
+         Management Commands:\n{groups}\nGlobal Options:\n{options}\n\
+         Run '{program} COMMAND --help' for more information on a command.\n"
+    )
+}
+
+fn group_help(group: &Group) -> String {
+    let program = arguments::program_name();
+    let Group {
+        name,
+        about,
+        entries,
+    } = group;
+    let commands = list(entries.iter().map(|entry| (entry.name(), entry.about)));
+    format!(
+        "Usage:  {program} {name} COMMAND\n\n{about}\n\nCommands:\n{commands}\n\
+         Run '{program} {name} COMMAND --help' for more information on a command.\n"
+    )
+}
+
+fn list<'a>(rows: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> String {
+    let width = rows
+        .clone()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or(0)
+        .max(NAME_WIDTH_MIN);
+    rows.map(|(name, about)| format!("  {name:width$} {about}\n"))
+        .collect()
 }
 
 /// The failure of a command that is not there.

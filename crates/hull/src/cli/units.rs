@@ -166,6 +166,15 @@ pub(crate) fn local_time(seconds: i64) -> String {
         .to_string()
 }
 
+/// A time of the API (`2026-01-02T03:04:05.6Z`) as Go prints it by default.
+pub(crate) fn go_time(text: &str) -> String {
+    let Ok(time) = text.parse::<jiff::Timestamp>() else {
+        return text.to_owned();
+    };
+    let time = time.to_zoned(jiff::tz::TimeZone::UTC);
+    time.strftime("%Y-%m-%d %H:%M:%S%.f %z %Z").to_string()
+}
+
 /// A point in time for the API: a time, a date, seconds since 1970, or how long ago.
 ///
 /// # Errors

@@ -91,7 +91,7 @@ pub(super) fn sysctl(text: &str) -> Parsed<(String, String)> {
 }
 
 /// `key=value`, with an empty value where there is none.
-pub(super) fn pair(text: &str) -> Parsed<(String, String)> {
+pub(crate) fn pair(text: &str) -> Parsed<(String, String)> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -185,7 +185,7 @@ pub(super) fn extra_host(text: &str) -> Parsed<String> {
 }
 
 /// `name` or `name:alias`.
-pub(super) fn link(text: &str) -> Parsed<String> {
+pub(crate) fn link(text: &str) -> Parsed<String> {
     if text.is_empty() {
         return Err("empty string specified for links".to_owned());
     }

@@ -1,0 +1,311 @@
+//! `hull network`: list, create, connect, disconnect and remove networks.
+
+use serde_json::json;
+
+use super::container::parse;
+use super::failure::Failure;
+use super::format::{self, Columns, Style};
+use super::session::{Session, print, print_line, warn_line};
+use super::value::Value;
+use super::{Command, filter, units};
+
+const COLUMNS: Columns = Columns {
+    headers: &[
+        ("ID", "NETWORK ID"),
+        ("Name", "NAME"),
+        ("Driver", "DRIVER"),
+        ("Scope", "SCOPE"),
+        ("IPv4", "IPV4"),
+        ("IPv6", "IPV6"),
+        ("Internal", "INTERNAL"),
+        ("Labels", "LABELS"),
+        ("CreatedAt", "CREATED AT"),
+    ],
+    table: r"{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
+    quiet: "{{.ID}}",
+};
+
+/// `hull network ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NetworkList {
+    /// Provide filter values (e.g. "driver=bridge")
+    #[arg(long, short, value_name = "filter", value_parser = filter::parse)]
+    filter: Vec<(String, String)>,
+    /// Format output using a custom template: 'table', 'table TEMPLATE', 'json' or a Go template
+    #[arg(long, value_name = "string")]
+    format: Option<String>,
+    /// Do not truncate the output
+    #[arg(long)]
+    no_trunc: bool,
+    /// Only display network IDs
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Command for NetworkList {
+    const USAGE: &str = "[OPTIONS]";
+    const ABOUT: &str = "List networks";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let call = client.get("/networks");
+        let call = call.query_some("filters", filter::to_query(&self.filter));
+        let mut found: Vec<Value> = call.receive().await?;
+        found.sort_by(|a, b| a.text(&["Name"]).cmp(b.text(&["Name"])));
+        let rows: Vec<Value> = found.iter().map(|network| self.row(network)).collect();
+        let settings = || {
+            if self.quiet {
+                None
+            } else {
+                session.setting("networksFormat")
+            }
+        };
+        let format = self.format.clone().or_else(settings);
+        let style = Style {
+            format: format.as_deref(),
+            quiet: self.quiet,
+        };
+        print(&format::render(&COLUMNS, style, &rows)?)
+    }
+}
+
+impl NetworkList {
+    fn row(&self, network: &Value) -> Value {
+        let labels = network.members(&["Labels"]);
+        let words: Vec<String> = labels
+            .iter()
+            .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+            .collect();
+        let id = network.text(&["Id"]);
+        let flag = |name: &str| network.flag(&[name]).to_string();
+        let text = |name: &str| network.text(&[name]).to_owned();
+        let members = [
+            ("CreatedAt", units::go_time(network.text(&["Created"]))),
+            ("Driver", text("Driver")),
+            (
+                "ID",
+                if self.no_trunc {
+                    id
+                } else {
+                    format::short_id(id)
+                }
+                .to_owned(),
+            ),
+            ("IPv4", flag("EnableIPv4")),
+            ("IPv6", flag("EnableIPv6")),
+            ("Internal", flag("Internal")),
+            ("Labels", words.join(",")),
+            ("Name", text("Name")),
+            ("Scope", text("Scope")),
+        ];
+        let mut members = members
+            .map(|(name, text)| (name.to_owned(), Value::String(text)))
+            .to_vec();
+        members.push(("Label".to_owned(), Value::Object(labels.to_vec())));
+        Value::Object(members)
+    }
+}
+
+/// `hull network create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NetworkCreate {
+    /// Enable manual container attachment
+    #[arg(long)]
+    attachable: bool,
+    /// Auxiliary IPv4 or IPv6 addresses used by Network driver
+    #[arg(long, value_name = "map", value_parser = parse::pair)]
+    aux_address: Vec<(String, String)>,
+    /// Driver to manage the Network
+    #[arg(long, short, default_value = "bridge", value_name = "string")]
+    driver: String,
+    /// IPv4 or IPv6 Gateway for the master subnet
+    #[arg(long, value_name = "strings")]
+    gateway: Vec<String>,
+    /// Restrict external access to the network
+    #[arg(long)]
+    internal: bool,
+    /// Allocate container ip from a sub-range
+    #[arg(long, value_name = "strings")]
+    ip_range: Vec<String>,
+    /// IP Address Management Driver
+    #[arg(long, default_value = "default", value_name = "string")]
+    ipam_driver: String,
+    /// Set IPAM driver specific options
+    #[arg(long, value_name = "map", value_parser = parse::pair)]
+    ipam_opt: Vec<(String, String)>,
+    /// Enable IPv6 address assignment
+    #[arg(long)]
+    ipv6: bool,
+    /// Set metadata on a network
+    #[arg(long, value_name = "list", value_parser = parse::label)]
+    label: Vec<String>,
+    /// Set driver specific options
+    #[arg(long, short, value_name = "map", value_parser = parse::pair)]
+    opt: Vec<(String, String)>,
+    /// Subnet in CIDR format that represents a network segment
+    #[arg(long, value_name = "strings")]
+    subnet: Vec<String>,
+    #[arg(required = true, value_name = "NETWORK")]
+    name: String,
+}
+
+impl Command for NetworkCreate {
+    const USAGE: &str = "[OPTIONS] NETWORK";
+    const ABOUT: &str = "Create a network";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        if self.subnet.is_empty() && !(self.gateway.is_empty() && self.ip_range.is_empty()) {
+            return Err(Failure::new(
+                "every ip-range or gateway must have a corresponding subnet",
+            ));
+        }
+        let map = |pairs: &[(String, String)]| -> serde_json::Map<String, serde_json::Value> {
+            pairs
+                .iter()
+                .map(|(key, value)| (key.clone(), json!(value)))
+                .collect()
+        };
+        let labels: Vec<(String, String)> = self
+            .label
+            .iter()
+            .filter_map(|label| parse::pair(label).ok())
+            .collect();
+        // The n-th gateway and range belong to the n-th subnet of the same family.
+        let pools = self.subnet.iter().enumerate().map(|(index, subnet)| {
+            let of = |list: &[String]| list.get(index).cloned().unwrap_or_default();
+            json!({
+                "Subnet": subnet, "Gateway": of(&self.gateway), "IPRange": of(&self.ip_range),
+                "AuxiliaryAddresses": if index == 0 { map(&self.aux_address) } else { map(&[]) },
+            })
+        });
+        let body = json!({
+            "Name": self.name, "Driver": self.driver, "Internal": self.internal,
+            "Attachable": self.attachable, "EnableIPv6": self.ipv6, "Options": map(&self.opt),
+            "Labels": map(&labels), "CheckDuplicate": true,
+            "IPAM": {
+                "Driver": self.ipam_driver, "Options": map(&self.ipam_opt),
+                "Config": pools.collect::<Vec<_>>(),
+            },
+        });
+        let client = session.client().await?;
+        let created: Value = client
+            .post("/networks/create")
+            .json(&body)?
+            .receive()
+            .await?;
+        print_line(created.text(&["Id"]))
+    }
+}
+
+/// `hull network rm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NetworkRemove {
+    /// Do not error if the network does not exist
+    #[arg(long, short)]
+    force: bool,
+    #[arg(required = true, value_name = "NETWORK")]
+    names: Vec<String>,
+}
+
+impl Command for NetworkRemove {
+    const USAGE: &str = "NETWORK [NETWORK...]";
+    const ABOUT: &str = "Remove one or more networks";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let mut failed = false;
+        for name in &self.names {
+            match client.delete(format!("/networks/{name}")).done().await {
+                Ok(()) => print_line(name)?,
+                Err(error) if self.force && error.is_not_found() => {}
+                Err(error) => {
+                    warn_line(&Failure::from(error).message);
+                    failed = true;
+                }
+            }
+        }
+        // Docker's client says this too.
+        if failed {
+            Err(Failure::new("exit status 1"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// `hull network connect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NetworkConnect {
+    /// Add network-scoped alias for the container
+    #[arg(long, value_name = "strings")]
+    alias: Vec<String>,
+    /// driver options for the network
+    #[arg(long, value_name = "strings", value_parser = parse::pair)]
+    driver_opt: Vec<(String, String)>,
+    /// IPv4 address (e.g., "172.30.100.104")
+    #[arg(long, value_name = "string")]
+    ip: Option<String>,
+    /// IPv6 address (e.g., "2001:db8::33")
+    #[arg(long, value_name = "string")]
+    ip6: Option<String>,
+    /// Add link to another container
+    #[arg(long, value_name = "list", value_parser = parse::link)]
+    link: Vec<String>,
+    #[arg(required = true, value_name = "NETWORK")]
+    network: String,
+    #[arg(required = true, value_name = "CONTAINER")]
+    container: String,
+}
+
+impl Command for NetworkConnect {
+    const USAGE: &str = "[OPTIONS] NETWORK CONTAINER";
+    const ABOUT: &str = "Connect a container to a network";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let mut addresses = serde_json::Map::new();
+        for (name, address) in [("IPv4Address", &self.ip), ("IPv6Address", &self.ip6)] {
+            if let Some(address) = address {
+                addresses.insert(name.to_owned(), json!(address));
+            }
+        }
+        let options: serde_json::Map<String, serde_json::Value> = self
+            .driver_opt
+            .iter()
+            .map(|(key, value)| (key.clone(), json!(value)))
+            .collect();
+        let body = json!({
+            "Container": self.container,
+            "EndpointConfig": {
+                "IPAMConfig": addresses, "Links": self.link, "Aliases": self.alias,
+                "DriverOpts": options,
+            },
+        });
+        let client = session.client().await?;
+        let call = client.post(format!("/networks/{}/connect", self.network));
+        Ok(call.json(&body)?.done().await?)
+    }
+}
+
+/// `hull network disconnect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NetworkDisconnect {
+    /// Force the container to disconnect from a network
+    #[arg(long, short)]
+    force: bool,
+    #[arg(required = true, value_name = "NETWORK")]
+    network: String,
+    #[arg(required = true, value_name = "CONTAINER")]
+    container: String,
+}
+
+impl Command for NetworkDisconnect {
+    const USAGE: &str = "[OPTIONS] NETWORK CONTAINER";
+    const ABOUT: &str = "Disconnect a container from a network";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let body = json!({ "Container": self.container, "Force": self.force });
+        let client = session.client().await?;
+        let call = client.post(format!("/networks/{}/disconnect", self.network));
+        Ok(call.json(&body)?.done().await?)
+    }
+}

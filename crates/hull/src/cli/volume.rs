@@ -1,0 +1,166 @@
+//! `hull volume`: list, create and remove volumes.
+
+use serde_json::json;
+
+use super::container::parse;
+use super::failure::Failure;
+use super::format::{self, Columns, Style};
+use super::names::{self, Missing};
+use super::session::{Session, print, print_line};
+use super::value::Value;
+use super::{Command, filter};
+
+const COLUMNS: Columns = Columns {
+    headers: &[
+        ("Name", "VOLUME NAME"),
+        ("Driver", "DRIVER"),
+        ("Scope", "SCOPE"),
+        ("Availability", "AVAILABILITY"),
+        ("Mountpoint", "MOUNTPOINT"),
+        ("Labels", "LABELS"),
+        ("Links", "LINKS"),
+        ("Size", "SIZE"),
+        ("Group", "GROUP"),
+        ("Status", "STATUS"),
+    ],
+    table: r"{{.Driver}}\t{{.Name}}",
+    quiet: "{{.Name}}",
+};
+
+/// `hull volume ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeList {
+    /// Provide filter values (e.g. "dangling=true")
+    #[arg(long, short, value_name = "filter", value_parser = filter::parse)]
+    filter: Vec<(String, String)>,
+    /// Format output using a custom template: 'table', 'table TEMPLATE', 'json' or a Go template
+    #[arg(long, value_name = "string")]
+    format: Option<String>,
+    /// Only display volume names
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Command for VolumeList {
+    const USAGE: &str = "[OPTIONS]";
+    const ABOUT: &str = "List volumes";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let call = client.get("/volumes");
+        let call = call.query_some("filters", filter::to_query(&self.filter));
+        let found: Value = call.receive().await?;
+        let mut volumes = found.items(&["Volumes"]).to_vec();
+        volumes.sort_by(|a, b| a.text(&["Name"]).cmp(b.text(&["Name"])));
+        let rows: Vec<Value> = volumes.iter().map(row).collect();
+        let settings = || {
+            if self.quiet {
+                None
+            } else {
+                session.setting("volumesFormat")
+            }
+        };
+        let format = self.format.clone().or_else(settings);
+        let style = Style {
+            format: format.as_deref(),
+            quiet: self.quiet,
+        };
+        print(&format::render(&COLUMNS, style, &rows)?)
+    }
+}
+
+fn row(volume: &Value) -> Value {
+    let labels = volume.members(&["Labels"]);
+    let words: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    let unknown = || "N/A".to_owned();
+    let members = [
+        ("Availability", unknown()),
+        ("Driver", volume.text(&["Driver"]).to_owned()),
+        ("Group", unknown()),
+        ("Labels", words.join(",")),
+        ("Links", unknown()),
+        ("Mountpoint", volume.text(&["Mountpoint"]).to_owned()),
+        ("Name", volume.text(&["Name"]).to_owned()),
+        ("Scope", volume.text(&["Scope"]).to_owned()),
+        ("Size", unknown()),
+        ("Status", unknown()),
+    ];
+    let mut members = members
+        .map(|(name, text)| (name.to_owned(), Value::String(text)))
+        .to_vec();
+    members.push(("Label".to_owned(), Value::Object(labels.to_vec())));
+    Value::Object(members)
+}
+
+/// `hull volume create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeCreate {
+    /// Specify volume driver name
+    #[arg(long, short, default_value = "local", value_name = "string")]
+    driver: String,
+    /// Set metadata for a volume
+    #[arg(long, value_name = "list", value_parser = parse::label)]
+    label: Vec<String>,
+    /// Set driver specific options
+    #[arg(long, short, value_name = "map", value_parser = parse::pair)]
+    opt: Vec<(String, String)>,
+    #[arg(value_name = "VOLUME")]
+    name: Option<String>,
+}
+
+impl Command for VolumeCreate {
+    const USAGE: &str = "[OPTIONS] [VOLUME]";
+    const ABOUT: &str = "Create a volume";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let map = |pairs: Vec<(String, String)>| -> serde_json::Map<String, serde_json::Value> {
+            pairs
+                .into_iter()
+                .map(|(key, value)| (key, json!(value)))
+                .collect()
+        };
+        let labels = self
+            .label
+            .iter()
+            .filter_map(|label| parse::pair(label).ok())
+            .collect();
+        let body = json!({
+            "Name": self.name.unwrap_or_default(), "Driver": self.driver,
+            "DriverOpts": map(self.opt), "Labels": map(labels),
+        });
+        let client = session.client().await?;
+        let created: Value = client
+            .post("/volumes/create")
+            .json(&body)?
+            .receive()
+            .await?;
+        print_line(created.text(&["Name"]))
+    }
+}
+
+/// `hull volume rm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeRemove {
+    /// Force the removal of one or more volumes
+    #[arg(long, short)]
+    force: bool,
+    #[arg(required = true, value_name = "VOLUME")]
+    names: Vec<String>,
+}
+
+impl Command for VolumeRemove {
+    const USAGE: &str = "[OPTIONS] VOLUME [VOLUME...]";
+    const ABOUT: &str = "Remove one or more volumes";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        names::each(&self.names, Missing::Fails, async |name| {
+            let call = client.delete(format!("/volumes/{name}"));
+            Ok(call.query_flag("force", self.force).done().await?)
+        })
+        .await
+    }
+}
