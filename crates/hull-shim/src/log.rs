@@ -124,9 +124,15 @@ impl Log {
         self.gathered.extend_from_slice(time.as_bytes());
         self.gathered.extend_from_slice(b"\"}\n");
         self.gathered_lines += 1;
-        // A file is rotated between two lines as soon as it is full, so lines go one by one where
-        // that is near.
-        if self.gathered.len() >= GATHER_BYTES || self.file.as_ref().is_some_and(File::is_bounded) {
+        // A file is rotated between two lines as soon as it is full, so no more is gathered than
+        // fills it.
+        let gathered = self.gathered.len();
+        if gathered >= GATHER_BYTES
+            || self
+                .file
+                .as_ref()
+                .is_some_and(|file| file.is_filled_by(gathered))
+        {
             self.flush();
         }
     }
@@ -145,6 +151,10 @@ impl Log {
 impl File {
     fn is_bounded(&self) -> bool {
         self.size_max > 0
+    }
+
+    fn is_filled_by(&self, bytes: usize) -> bool {
+        self.is_bounded() && self.size + bytes as u64 >= self.size_max
     }
 
     fn open(&mut self, more_flags: i32) -> io::Result<()> {

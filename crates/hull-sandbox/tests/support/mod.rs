@@ -73,13 +73,14 @@ impl Host {
     pub(crate) fn new() -> Host {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let program = program();
         let base = PathBuf::from(format!(
             "/dev/shm/hull-test-{}-{number}",
             std::process::id()
         ));
         fs::create_dir_all(base.join("layers")).unwrap();
         make_busybox(&base.join("layers/0"));
-        let driver = Driver::open(&base, program()).unwrap();
+        let driver = Driver::open(&base, program).unwrap();
         Host { base, driver }
     }
 
@@ -166,6 +167,10 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        // A test that failed leaves its containers running.
+        for short in self.driver.list().unwrap_or_default() {
+            let _ = self.driver.discard_unknown(&short, PATIENCE);
+        }
         let _ = fs::remove_dir_all(&self.base);
         // Only the last test of this process finds it empty.
         for entry in fs::read_dir("/sys/fs/cgroup")
