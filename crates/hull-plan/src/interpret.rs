@@ -24,6 +24,8 @@ use crate::user::{self, Identity};
 
 /// Mask of a process that asks for none.
 const UMASK: u32 = 0o022;
+/// The first descriptor that is not a standard stream.
+const FIRST_OTHER: i32 = 3;
 /// Bytes of a user or group file; a longer one is no such file.
 const USER_FILE_BYTES_MAX: u64 = 8 << 20;
 
@@ -185,6 +187,10 @@ fn try_enter(
     program: Program<'_>,
     announce: impl FnOnce() -> io::Result<()>,
 ) -> Result<Never, Failure> {
+    // Whatever was opened before, and however: the program gets its three streams and nothing else.
+    // A directory of the host among them would be a way out (CVE-2024-21626).
+    process::close_on_exec_from(FIRST_OTHER)
+        .map_err(|cause| Failure::system("descriptors", "close other descriptors", &cause))?;
     let sorted = Sorted::sort(steps)?;
     process::set_umask(0);
     let identity = identify(&sorted)?;

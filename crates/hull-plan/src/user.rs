@@ -108,6 +108,10 @@ pub(crate) fn resolve(
             .map(|group| group.gid)
             .collect();
     }
+    // Without its own group among them, a process could get rid of that group, and with it of what a
+    // file denies to the group (CVE-2022-36109).
+    identity.groups.retain(|gid| *gid != identity.gid);
+    identity.groups.insert(0, identity.gid);
     for name in extra_groups {
         let gid = find_group(name, group)?;
         if !identity.groups.contains(&gid) {
@@ -157,17 +161,17 @@ mod tests {
     #[test]
     fn names_and_numbers_are_found_as_docker_finds_them() {
         check("", &[], (0, 0, &[0], "/root"));
-        check("web", &[], (101, 102, &[63, 39], "/srv/web"));
-        check("101", &[], (101, 102, &[63, 39], "/srv/web"));
-        check("web:audio", &[], (101, 63, &[], "/srv/web"));
-        check("1234", &[], (1234, 0, &[], "/"));
-        check("1234:5678", &[], (1234, 5678, &[], "/"));
-        check(":video", &[], (0, 39, &[], "/root"));
-        check("300", &[], (7, 7, &[], "/seven"));
+        check("web", &[], (101, 102, &[102, 63, 39], "/srv/web"));
+        check("101", &[], (101, 102, &[102, 63, 39], "/srv/web"));
+        check("web:audio", &[], (101, 63, &[63], "/srv/web"));
+        check("1234", &[], (1234, 0, &[0], "/"));
+        check("1234:5678", &[], (1234, 5678, &[5678], "/"));
+        check(":video", &[], (0, 39, &[39], "/root"));
+        check("300", &[], (7, 7, &[7], "/seven"));
         check(
             "web",
             &["audio", "77"],
-            (101, 102, &[63, 39, 77], "/srv/web"),
+            (101, 102, &[102, 63, 39, 77], "/srv/web"),
         );
     }
 

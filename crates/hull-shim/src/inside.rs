@@ -117,6 +117,8 @@ fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
         "attach root file system",
         root::attach(&plan, given.sources.root.take()),
     )?;
+    // Directories of the host, open in the view of the host: the sooner they are gone the better.
+    root::close_lowers(&plan);
     // proc and sysfs can be made in a user namespace only while such a mount is in view.
     let mut made = Vec::new();
     for planned in plan.steps() {
@@ -315,6 +317,10 @@ fn make_devices(plan: &Plan<'_>, root: BorrowedFd<'_>, clones: &[OwnedFd]) -> io
     }
     if has_mount(plan, c"/dev") {
         for (to, path) in DEVICE_LINKS {
+            // Not every kernel has one.
+            if path == "/dev/core" && std::fs::symlink_metadata(to).is_err() {
+                continue;
+            }
             match std::os::unix::fs::symlink(to, path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
@@ -477,25 +483,17 @@ fn mask(root: BorrowedFd<'_>, path: &CStr, empty: &mut Option<OwnedFd>) -> io::R
         .metadata()?
         .is_dir();
     let cover = if target_is_dir {
-        let source = match empty.take() {
-            Some(source) => source,
+        match empty {
+            // Attaching it a second time would move it away from the first place.
+            Some(attached) => mount::clone_tree(attached.as_fd(), c"", false)?,
             None => {
                 let fs = mount::Filesystem::open(c"tmpfs")?;
                 fs.set(c"source", c"tmpfs")?;
                 fs.set(c"nr_inodes", c"1")?;
-                fs.mount(Attributes::READONLY)?
-            }
-        };
-        // The first use attaches it; later ones clone what is attached, which every kernel can.
-        match mount::attach(source.as_fd(), target.as_fd()) {
-            Ok(()) => {
-                *empty = Some(source);
+                let made = fs.mount(Attributes::READONLY)?;
+                mount::attach(made.as_fd(), target.as_fd())?;
+                *empty = Some(made);
                 return Ok(());
-            }
-            Err(_) => {
-                let clone = mount::clone_tree(source.as_fd(), c"", false)?;
-                *empty = Some(source);
-                clone
             }
         }
     } else {

@@ -3,7 +3,7 @@
 use crate::spec::{DeviceNode, Mount, MountKind, MountOptions};
 
 /// Paths hidden from a container that is not privileged, as in Docker.
-pub const MASKED_PATHS: [&str; 11] = [
+pub const MASKED_PATHS: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/interrupts",
@@ -15,6 +15,8 @@ pub const MASKED_PATHS: [&str; 11] = [
     "/proc/sched_debug",
     "/proc/scsi",
     "/sys/firmware",
+    // Power drawn tells what neighbours compute (CVE-2020-8694).
+    "/sys/devices/virtual/powercap",
 ];
 
 /// Paths that a container that is not privileged can only read, as in Docker.
