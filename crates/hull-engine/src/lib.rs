@@ -498,6 +498,8 @@ impl Images<'_> {
     }
 
     fn counted(&self, mut image: Image) -> Image {
+        let bytes = |layer| self.0.layer_bytes(layer);
+        image.layer_sizes = image.layers.iter().map(bytes).collect();
         let containers = self.0.containers.snapshots();
         image.containers = containers
             .iter()
