@@ -76,6 +76,9 @@ fn run_boxed<C: Command>(session: &Session, matches: ArgMatches) -> Running<'_> 
     })
 }
 
+/// What the program is.
+const ABOUT: &str = "Containers and virtual machines: one engine, by the Docker Engine API";
+
 static TOP: &[Entry] = &[
     at::<run::Run>(&["run"]),
     at::<exec::Exec>(&["exec"]),
@@ -228,7 +231,6 @@ pub(super) fn group(name: &str) -> Option<&'static Group> {
 /// Parses the options before the command's name, and leaves the rest as it is.
 pub(super) fn root_parser() -> clap::Command {
     let parser = clap::Command::new(arguments::program_name())
-        .about("Containers and virtual machines: one engine")
         .version(env!("CARGO_PKG_VERSION"))
         .disable_version_flag(true)
         .arg(
@@ -240,7 +242,15 @@ pub(super) fn root_parser() -> clap::Command {
         )
         .allow_external_subcommands(true)
         .disable_help_subcommand(true);
-    arguments::like_docker(GlobalOptions::augment_args(parser))
+    about(
+        arguments::like_docker(GlobalOptions::augment_args(parser)),
+        ABOUT,
+    )
+}
+
+/// Says what a command does, instead of what the comment of its options says.
+fn about(command: clap::Command, text: &'static str) -> clap::Command {
+    command.about(text).long_about(None)
 }
 
 /// The parser of one command.
@@ -248,10 +258,11 @@ pub(super) fn parser(entry: &Entry, path: &str) -> clap::Command {
     let program = arguments::program_name();
     let usage = format!("{program} {path} {}", entry.usage);
     let usage = usage.replace("\n\t", &format!("\n       {program} "));
-    let command = clap::Command::new(entry.name())
-        .about(entry.about)
-        .override_usage(usage);
-    arguments::like_docker((entry.augment)(command))
+    let command = clap::Command::new(entry.name()).override_usage(usage);
+    about(
+        arguments::like_docker((entry.augment)(command)),
+        entry.about,
+    )
 }
 
 /// The whole tree.
