@@ -45,7 +45,7 @@ pub(crate) fn run() -> io::Result<()> {
         Ok(()) => {
             // From here on nothing of the plan is needed, so its memory is given back.
             drop(mapping);
-            give_back_memory();
+            process::give_back_memory();
             server.serve()
         }
         Err(failure) => {
@@ -53,25 +53,6 @@ pub(crate) fn run() -> io::Result<()> {
             Ok(())
         }
     }
-}
-
-unsafe extern "C" {
-    /// First byte of the program, from the linker.
-    static __executable_start: u8;
-    /// First byte behind its text, from the linker.
-    static etext: u8;
-}
-
-/// Gives back what only the start needed: free pages of the heap, and pages of the program, which
-/// come again from memory that all shims share when they are used again.
-fn give_back_memory() {
-    // SAFETY: only free pages; no pointer into them exists.
-    unsafe { libc::malloc_trim(0) };
-    let (start, end) = (&raw const __executable_start, &raw const etext);
-    let length = end.addr() - start.addr();
-    // SAFETY: these pages are mapped from the sealed file and were never written, so what is read
-    // from them stays the same. The address is that of a page, as a segment begins there.
-    unsafe { libc::madvise(start.cast_mut().cast(), length, libc::MADV_DONTNEED) };
 }
 
 /// Memory of its own: bytes of a sealed descriptor, or fresh.
