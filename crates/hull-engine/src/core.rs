@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hull_model::spec::ContainerSpec;
+use hull_model::spec::{ContainerSpec, NetworkMode};
 use hull_model::{Digest, SandboxId};
 use hull_os::cgroup::{Hierarchies, Support};
 
@@ -22,6 +22,9 @@ use crate::object::exec::ExecTable;
 use crate::object::image::ImageTable;
 use crate::object::registry::Registry;
 use crate::store::Store;
+
+/// Containers that join the network of one that joins the next, before we look no further.
+const JOINS_MAX: usize = 16;
 
 /// The engine's inside.
 pub(crate) struct Core {
@@ -62,6 +65,25 @@ impl Core {
             .data_root
             .join("containers")
             .join(id.to_string())
+    }
+
+    /// Whose names in the network it has: its own, or those of the container whose network it
+    /// joins, as in Docker.
+    pub(crate) fn named_as(
+        &self,
+        spec: &Arc<ContainerSpec>,
+        id: SandboxId,
+    ) -> Result<(Arc<ContainerSpec>, SandboxId)> {
+        let (mut spec, mut id) = (spec.clone(), id);
+        for _ in 0..JOINS_MAX {
+            let NetworkMode::Container(name) = &spec.host.network else {
+                break;
+            };
+            id = self.containers.resolve(name)?;
+            let handle = self.containers.handle(id)?;
+            spec = handle.snapshot.borrow().spec.clone();
+        }
+        Ok((spec, id))
     }
 
     /// Directory in the run root that holds what was asked of its execs.

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStringExt;
 
 use hull_os::process::{
-    self, CStrings, ClonePlan, Cloned, SignalSet, SingleThreaded, reset_signals,
+    self, CStrings, Cloned, SignalSet, SingleThreaded, reset_signals,
 };
 use hull_plan::FailureKind;
 
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &[CString]) -> i32 {
     if all.block_exactly().is_err() {
         return EXIT_NOT_EXECUTABLE;
     }
-    match process::clone(&proof, &ClonePlan::default()) {
+    match process::fork(&proof) {
         Ok(Cloned::Child) => process::exit_now(become_program(&program)),
         Ok(Cloned::Parent { pid, .. }) => look_after(pid, &all),
         Err(_) => EXIT_NOT_EXECUTABLE,

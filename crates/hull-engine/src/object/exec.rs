@@ -190,7 +190,8 @@ impl Owner {
         if self.life.state == State::Paused {
             return Err(EngineError::Paused(self.id));
         }
-        let hostname = translate::hostname(&self.spec, self.id);
+        let (named, by) = self.core.named_as(&self.spec, self.id)?;
+        let hostname = translate::hostname(&named, by);
         let request = &exec.request;
         let process = translate::exec_process(&self.spec, &hostname, request, size)?;
         let exec_id: ExecId = id

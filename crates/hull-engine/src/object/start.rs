@@ -73,7 +73,9 @@ struct Job {
 impl Job {
     fn start(self, network: NetworkAttachment, attachments: Vec<Attachment>) -> Result<Shim> {
         let directory = self.core.container_dir(self.id);
-        let hostname = translate::hostname(&self.spec, self.id);
+        let (named, named_by) = self.core.named_as(&self.spec, self.id)?;
+        let hostname = translate::hostname(&named, named_by);
+        let names = self.core.container_dir(named_by);
         self.make_files(&directory, &hostname, &network)?;
         let log = self.log()?;
         let spec = Spec {
@@ -87,7 +89,7 @@ impl Job {
             },
             namespaces: self.namespaces()?,
             link_steps: network.steps,
-            mounts: translate::mounts(&self.spec, &directory),
+            mounts: translate::mounts(&self.spec, &names),
             masked_paths: translate::masked_paths(&self.spec),
             readonly_paths: translate::readonly_paths(&self.spec),
             devices: translate::devices(&self.spec)?,
@@ -119,6 +121,9 @@ impl Job {
         let make = || -> io::Result<()> {
             fs::create_dir_all(directory.join("upper"))?;
             fs::create_dir_all(directory.join("work"))?;
+            if matches!(self.spec.host.network, NetworkMode::Container(_)) {
+                return Ok(());
+            }
             fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
             let endpoint = network.endpoint.as_ref();
             let hosts = self.core.network.hosts_file(&self.spec, hostname, endpoint);
@@ -172,7 +177,7 @@ impl Job {
         let host = &self.spec.host;
         let network = match &host.network {
             NetworkMode::Host => Namespace::Host,
-            NetworkMode::Container(name) => self.join(name, "net")?,
+            NetworkMode::Container(name) => self.join(name, "net", "network")?,
             NetworkMode::Default | NetworkMode::None | NetworkMode::Named(_) => Namespace::Own,
         };
         Ok(Namespaces {
@@ -188,7 +193,9 @@ impl Job {
     fn namespace(&self, mode: &NamespaceMode, kind: &str) -> Result<Namespace> {
         Ok(match mode {
             NamespaceMode::Host => Namespace::Host,
-            NamespaceMode::Container(name) => self.join(name, kind)?,
+            NamespaceMode::Container(name) => {
+                self.join(name, kind, &kind.to_ascii_uppercase())?
+            },
             NamespaceMode::Default
             | NamespaceMode::Private
             | NamespaceMode::Shareable
@@ -197,13 +204,13 @@ impl Job {
     }
 
     /// A namespace of another container, which has to run.
-    fn join(&self, name: &str, kind: &str) -> Result<Namespace> {
+    fn join(&self, name: &str, kind: &str, shown: &str) -> Result<Namespace> {
         let id = self.core.containers.resolve(name)?;
         let handle = self.core.containers.handle(id)?;
         let before = handle.snapshot.borrow().clone();
         if before.state != State::Running || before.pid == 0 {
             return Err(EngineError::WrongState(format!(
-                "cannot join {kind} of a non running container: {id}"
+                "cannot join {shown} of a non running container: {id}"
             )));
         }
         let opened = hull_os::namespace::open(before.pid, kind)

@@ -79,8 +79,10 @@ pub fn names(bits: u64) -> impl Iterator<Item = &'static str> {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CapabilityError {
     /// No capability has this name. The text is Docker's.
-    #[error("unknown capability: \"{name}\"")]
+    #[error("invalid {list}: unknown capability: \"{name}\"")]
     Unknown {
+        /// Which list it is in, as the API calls it.
+        list: &'static str,
         /// With its prefix.
         name: String,
     },
@@ -110,8 +112,8 @@ pub fn resolve(
 
 /// What is asked for, by Docker's rules: `ALL` in one list is narrowed by single names in the other.
 fn requested(privileged: bool, add: &[String], drop: &[String]) -> Result<u64, CapabilityError> {
-    let (add, add_all) = parse(add)?;
-    let (drop, drop_all) = parse(drop)?;
+    let (add, add_all) = parse(add, "CapAdd")?;
+    let (drop, drop_all) = parse(drop, "CapDrop")?;
     Ok(match (privileged, add_all, drop_all) {
         (true, ..) => ALL,
         (false, true, _) => ALL & !drop,
@@ -120,7 +122,7 @@ fn requested(privileged: bool, add: &[String], drop: &[String]) -> Result<u64, C
     })
 }
 
-fn parse(given: &[String]) -> Result<(u64, bool), CapabilityError> {
+fn parse(given: &[String], list: &'static str) -> Result<(u64, bool), CapabilityError> {
     let mut bits = 0;
     let mut all = false;
     for text in given {
@@ -134,7 +136,7 @@ fn parse(given: &[String]) -> Result<(u64, bool), CapabilityError> {
         } else {
             format!("CAP_{upper}")
         };
-        let number = number(&name).ok_or(CapabilityError::Unknown { name })?;
+        let number = number(&name).ok_or(CapabilityError::Unknown { list, name })?;
         bits |= 1 << number;
     }
     Ok((bits, all))
@@ -198,7 +200,10 @@ mod tests {
     #[test]
     fn an_unknown_name_is_refused_in_dockers_words() {
         let error = requested(false, &list("SYS_ADMINN"), &[]).unwrap_err();
-        assert_eq!(error.to_string(), "unknown capability: \"CAP_SYS_ADMINN\"");
+        assert_eq!(
+            error.to_string(),
+            "invalid CapAdd: unknown capability: \"CAP_SYS_ADMINN\""
+        );
     }
 
     #[test]
