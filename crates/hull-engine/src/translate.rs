@@ -58,7 +58,8 @@ pub(crate) fn mounts(spec: &ContainerSpec, files: &Path) -> Vec<Mount> {
             .any(|asked| asked.destination == destination);
         if !own {
             let source = files.join(name);
-            mounts.push(bind(&source.to_string_lossy(), &destination, false));
+            let readonly = host.readonly_rootfs;
+            mounts.push(bind(&source.to_string_lossy(), &destination, readonly));
         }
     }
     let mut asked: Vec<&MountSpec> = host.mounts.iter().collect();

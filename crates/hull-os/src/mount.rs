@@ -406,6 +406,18 @@ pub fn detach(path: &CStr) -> io::Result<()> {
     check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }.into()).map(drop)
 }
 
+/// Whether a descriptor leads into a `proc` file system.
+///
+/// # Errors
+/// What the kernel says.
+pub fn is_proc(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: all-zero is a valid value of this structure of integers.
+    let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the structure is valid for writes.
+    check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut facts) }.into())?;
+    Ok(facts.f_type == libc::PROC_SUPER_MAGIC)
+}
+
 /// Opens a directory of this process's view, as a place only.
 ///
 /// # Errors

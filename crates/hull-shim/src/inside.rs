@@ -17,7 +17,7 @@ use hull_os::mount::{self, Attributes, Change, Links};
 use hull_os::namespace::{self, Kinds};
 use hull_os::{process, socket};
 use hull_plan::interpret::{self, Program};
-use hull_plan::plan::{MountKind, Propagation};
+use hull_plan::plan::{self, MountKind, Propagation};
 use hull_plan::{Failure, Plan, Process, Step};
 
 use crate::cgroup::Cgroup;
@@ -45,6 +45,22 @@ const DEVICE_LINKS: [(&str, &str); 6] = [
     ("/proc/kcore", "/dev/core"),
     ("pts/ptmx", "/dev/ptmx"),
 ];
+
+/// Files of `/proc` that a mount may cover: tools show a container its own share there.
+const PROC_FILES: [&str; 10] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/uptime",
+];
+/// Number of the top directory of every `proc`.
+const PROC_ROOT_INODE: u64 = 1;
 
 /// What the child is given.
 #[derive(Debug)]
@@ -231,13 +247,54 @@ fn place_mounts(
                 }
                 None => Err(io::ErrorKind::InvalidInput.into()),
             },
-            (_, Some(fs)) => root::target(root, &destination, true)
-                .and_then(|target| mount::attach(fs.as_fd(), target.as_fd())),
+            (MountKind::Proc | MountKind::Sysfs, Some(fs)) => {
+                root::ordinary_target(root, &destination, true)
+                    .and_then(|target| mount::attach(fs.as_fd(), target.as_fd()))
+            }
+            (_, Some(fs)) => place_made(root, &fs, &destination, &planned),
             (_, None) => Ok(()),
         };
         step("mount", &text, result)?;
     }
     Ok(())
+}
+
+/// Attaches a file system that was made for this container.
+fn place_made(
+    root: BorrowedFd<'_>,
+    fs: &OwnedFd,
+    destination: &str,
+    planned: &plan::Mount<'_>,
+) -> io::Result<()> {
+    let (target, was_there) = root::find_or_make(root, destination, true)?;
+    may_cover(&target, fs, destination)?;
+    let has_mode = shown(planned.data)
+        .split(',')
+        .any(|option| option.starts_with("mode="));
+    if was_there && planned.kind == MountKind::Tmpfs && !has_mode {
+        // It takes the place of a directory of the image, so it is as open as that.
+        let covered = std::fs::File::from(target.try_clone()?).metadata()?;
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let top = std::fs::File::from(process::open(fs.as_fd(), c".", flags, 0)?);
+        // A tmpfs that is read-only from the start stays as it was made.
+        let _ = top.set_permissions(covered.permissions());
+    }
+    mount::attach(fs.as_fd(), target.as_fd())
+}
+
+/// Refuses what would stand between us and the kernel's `/proc`: limits and masks that are set
+/// there would land somewhere else (CVE-2025-52881).
+fn may_cover(target: &OwnedFd, tree: &OwnedFd, destination: &str) -> io::Result<()> {
+    if !mount::is_proc(target.as_fd())? || PROC_FILES.contains(&destination) {
+        return Ok(());
+    }
+    let inode = std::fs::File::from(target.try_clone()?).metadata()?.ino();
+    let why = match inode {
+        PROC_ROOT_INODE if mount::is_proc(tree.as_fd())? => return Ok(()),
+        PROC_ROOT_INODE => "cannot be mounted because it is not of type proc",
+        _ => "cannot be mounted because it is inside /proc",
+    };
+    Err(io::Error::other(why))
 }
 
 fn place_bind(
@@ -270,6 +327,7 @@ fn place_bind(
     }
     let is_dir = std::fs::File::from(tree.try_clone()?).metadata()?.is_dir();
     let target = root::target(root, destination, is_dir)?;
+    may_cover(&target, tree, destination)?;
     mount::attach(tree.as_fd(), target.as_fd())
 }
 
@@ -418,10 +476,15 @@ fn place_cgroups(
 ) -> io::Result<()> {
     let own = std::fs::read_to_string("/proc/self/cgroup")?;
     let target = root::target(root, destination, true)?;
-    let hierarchies: Vec<&str> = own
+    let fields = |line: &'_ str| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        Some((controllers.to_owned(), path.to_owned()))
+    };
+    let hierarchies: Vec<(String, String)> = own
         .lines()
-        .filter_map(|line| line.split(':').nth(1))
-        .filter(|c| !c.is_empty())
+        .filter_map(fields)
+        .filter(|(controllers, _)| !controllers.is_empty())
         .collect();
     if hierarchies.is_empty() {
         let fs = mount::Filesystem::open(c"cgroup2")?;
@@ -435,7 +498,7 @@ fn place_cgroups(
         attributes.bits() & !Attributes::READONLY.bits(),
     ))?;
     mount::attach(top.as_fd(), target.as_fd())?;
-    for controllers in hierarchies {
+    for (controllers, path) in &hierarchies {
         let fs = mount::Filesystem::open(c"cgroup")?;
         fs.set(c"source", c"cgroup")?;
         let name = match controllers.strip_prefix("name=") {
@@ -454,6 +517,9 @@ fn place_cgroups(
         let hierarchy = fs.mount(attributes)?;
         let place = root::target(top.as_fd(), name, true)?;
         mount::attach(hierarchy.as_fd(), place.as_fd())?;
+        if path != "/" {
+            show_part(&hierarchy, path, &place, &format!("{destination}/{name}"))?;
+        }
         for link in name.split(',').filter(|link| *link != name) {
             std::os::unix::fs::symlink(name, format!("{destination}/{link}"))?;
         }
@@ -467,9 +533,21 @@ fn place_cgroups(
     )
 }
 
+/// Shows only a part of what is attached at a place: with the host's view of cgroups, the
+/// container's own cgroup and not those of everybody else.
+fn show_part(whole: &OwnedFd, path: &str, place: &OwnedFd, place_path: &str) -> io::Result<()> {
+    let path = c_string(path.trim_start_matches('/').to_owned())?;
+    let part = mount::clone_tree(whole.as_fd(), &path, false)?;
+    mount::detach(&c_string(place_path.to_owned())?)?;
+    mount::attach(part.as_fd(), place.as_fd())
+}
+
 fn write_sysctl(root: BorrowedFd<'_>, path: &str, value: &str) -> io::Result<()> {
     let path = c_string(format!("proc/sys/{path}"))?;
     let fd = mount::open_in_root(root, &path, libc::O_WRONLY, Links::Refuse)?;
+    if !mount::is_proc(fd.as_fd())? {
+        return Err(io::Error::other("is no setting of the kernel"));
+    }
     process::write(fd.as_fd(), value.as_bytes()).map(drop)
 }
 

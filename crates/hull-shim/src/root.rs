@@ -276,6 +276,42 @@ pub(crate) fn make(step: &plan::Mount<'_>) -> io::Result<Option<OwnedFd>> {
         })
 }
 
+/// Like [`target`], for what must not be led elsewhere by a link of the image: `/proc`, `/sys`,
+/// `/dev/console`.
+pub(crate) fn ordinary_target(
+    root: BorrowedFd<'_>,
+    path: &str,
+    is_dir: bool,
+) -> io::Result<OwnedFd> {
+    let name = c_string(path.trim_matches('/').to_owned())?;
+    let open = || mount::open_in_root(root, &name, libc::O_PATH, mount::Links::Refuse);
+    let result = match open() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_target(root, path.trim_matches('/'), is_dir, 0)?;
+            open()
+        }
+        result => result,
+    };
+    result.map_err(|cause| match cause.raw_os_error() {
+        Some(libc::ELOOP) => {
+            io::Error::other("must be mounted on an ordinary directory or file, not on a link")
+        }
+        _ => cause,
+    })
+}
+
+/// Like [`target`]; says too whether it was there.
+pub(crate) fn find_or_make(
+    root: BorrowedFd<'_>,
+    path: &str,
+    is_dir: bool,
+) -> io::Result<(OwnedFd, bool)> {
+    let path = path.trim_matches('/');
+    let name = c_string(path.to_owned())?;
+    let was_there = mount::open_in_root(root, &name, libc::O_PATH, mount::Links::Follow).is_ok();
+    target(root, path, is_dir).map(|target| (target, was_there))
+}
+
 /// Opens a mount target inside the root, and makes it when it is missing: a directory, or an empty
 /// file for anything else.
 ///

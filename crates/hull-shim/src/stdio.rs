@@ -486,7 +486,7 @@ pub(crate) mod terminal {
     /// Shows the terminal as `/dev/console`.
     pub(crate) fn show_as_console(slave: BorrowedFd<'_>) -> io::Result<()> {
         let root = mount::open_directory(c"/")?;
-        let target = crate::root::target(root.as_fd(), "dev/console", false)?;
+        let target = crate::root::ordinary_target(root.as_fd(), "dev/console", false)?;
         let clone = mount::clone_tree(slave, c"", false)?;
         mount::attach(clone.as_fd(), target.as_fd())
     }
