@@ -3,9 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStringExt;
 
-use hull_os::process::{
-    self, CStrings, Cloned, SignalSet, SingleThreaded, reset_signals,
-};
+use hull_os::process::{self, CStrings, Cloned, SignalSet, SingleThreaded, reset_signals};
 use hull_plan::FailureKind;
 
 /// Exit code for a program that is not there.

@@ -193,9 +193,7 @@ impl Job {
     fn namespace(&self, mode: &NamespaceMode, kind: &str) -> Result<Namespace> {
         Ok(match mode {
             NamespaceMode::Host => Namespace::Host,
-            NamespaceMode::Container(name) => {
-                self.join(name, kind, &kind.to_ascii_uppercase())?
-            },
+            NamespaceMode::Container(name) => self.join(name, kind, &kind.to_ascii_uppercase())?,
             NamespaceMode::Default
             | NamespaceMode::Private
             | NamespaceMode::Shareable
