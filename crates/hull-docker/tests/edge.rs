@@ -63,7 +63,7 @@ impl Edge {
             run_root: folder.join("run"),
             shim_program: &[],
             cgroup_parent: format!("hull-edge-{name}"),
-            init: false,
+            defaults: hull_engine::HostDefaults::default(),
             bridge: BridgeConfig {
                 disabled: true,
                 ..BridgeConfig::default()

@@ -14,10 +14,12 @@
 pub mod api;
 mod clock;
 mod core;
+mod defaults;
 mod error;
 mod events;
 mod jobs;
 mod limits;
+mod log_options;
 mod logs;
 mod name;
 mod network;
@@ -28,6 +30,7 @@ mod store;
 mod translate;
 mod verify;
 
+pub use defaults::HostDefaults;
 pub use error::{Cause, EngineError, Result};
 
 use std::future::Future;
@@ -58,8 +61,8 @@ pub struct EngineConfig {
     /// Parent cgroup of containers, ours alone; empty: `hull`, or a name made of `run_root` where
     /// that is not the usual one.
     pub cgroup_parent: String,
-    /// A small init as process 1 where nobody says otherwise.
-    pub init: bool,
+    /// What a container gets that does not say otherwise.
+    pub defaults: HostDefaults,
     /// The default bridge.
     pub bridge: BridgeConfig,
 }

@@ -77,7 +77,7 @@ async fn serve(options: DaemonOptions) -> Result<(), String> {
         signal(SignalKind::interrupt()).map_err(|e| format!("wait for signals: {e}"))?;
     // Without a handler the signal would end us; there is nothing to reload yet.
     let _hangup = signal(SignalKind::hangup()).map_err(|e| format!("wait for signals: {e}"))?;
-    let engine = Engine::open(engine_config(&options))
+    let engine = Engine::open(engine_config(&options)?)
         .await
         .map_err(|e| e.chain())?;
     let mut sockets = Vec::new();
@@ -127,14 +127,14 @@ fn start_log(options: &DaemonOptions) {
         .init();
 }
 
-fn engine_config(options: &DaemonOptions) -> EngineConfig {
+fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
     let network = &options.network;
-    EngineConfig {
+    Ok(EngineConfig {
         data_root: options.data_root.clone(),
         run_root: options.exec_root.clone(),
         shim_program: crate::shim::PROGRAM,
         cgroup_parent: String::new(),
-        init: options.init,
+        defaults: crate::defaults::of(options)?,
         bridge: BridgeConfig {
             disabled: network.bridge.as_deref() == Some("none"),
             name: network
@@ -149,7 +149,7 @@ fn engine_config(options: &DaemonOptions) -> EngineConfig {
                 .unwrap_or_default(),
             hands_off: !network.iptables,
         },
-    }
+    })
 }
 
 fn serve_config(options: &DaemonOptions) -> ServeConfig {

@@ -8,6 +8,7 @@
 mod cli;
 mod client;
 mod daemon;
+mod defaults;
 mod shim;
 
 use std::process::ExitCode;

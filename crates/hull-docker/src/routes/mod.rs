@@ -107,6 +107,7 @@ routes! {
     DELETE "/volumes/{name}" => volumes::remove;
 
     GET "/plugins" => plugins;
+    GET "/plugins/{name..}/json" => no_plugin;
     GET "/plugins/{rest..}" => plugin_change;
     POST "/plugins/{rest..}" => plugin_change;
     DELETE "/plugins/{rest..}" => plugin_change;
@@ -174,6 +175,11 @@ async fn session(_: Call) -> Answer {
 
 async fn plugins(_: Call) -> Answer {
     crate::body::json(&[(); 0])
+}
+
+async fn no_plugin(call: Call) -> Answer {
+    let name = call.name();
+    Err(ApiError::not_found(format!("plugin \"{name}\" not found")))
 }
 
 async fn no_swarm(_: Call) -> Answer {

@@ -18,7 +18,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::object::container::{ContainerRecord, Owner, StateRecord, to_json};
 use crate::store::{Change, Key};
-use crate::{limits, name, translate};
+use crate::{limits, log_options, name, translate};
 
 /// Draws of a name before we give up.
 const NAME_DRAWS_MAX: u32 = 20;
@@ -36,6 +36,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     let mut config = request.config;
     merge_image(&mut config, &image.defaults);
     let mut host = request.host;
+    core.config.defaults.apply(&mut host);
     anonymous_volumes(&config, &mut host);
     let mut warnings = check(&config, &host)?;
     let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
@@ -246,6 +247,7 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
             host.log.driver
         )));
     }
+    log_options::parse(&host.log)?;
     Ok(warnings)
 }
 

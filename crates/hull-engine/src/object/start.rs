@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::SandboxId;
-use hull_model::limits::{LOG_FILE_BYTES_MAX, LOG_FILES_MAX, START_MS_MAX};
+use hull_model::limits::START_MS_MAX;
 use hull_model::spec::{ContainerSpec, MountKind, NamespaceMode, NetworkMode};
 use hull_model::state::State;
 use hull_sandbox::{
@@ -22,7 +22,7 @@ use crate::network::Attachment as NetworkAttachment;
 use crate::object::connection::Connection;
 use crate::object::container::Owner;
 use crate::object::exec::start_failed;
-use crate::translate;
+use crate::{log_options, translate};
 
 impl Owner {
     /// Spawns the shim and waits until the program runs; returns its process id and start time.
@@ -100,7 +100,7 @@ impl Job {
             sysctls: translate::sysctls(&self.spec),
             oom_score_adj: self.spec.host.oom_score_adj,
             process: translate::process(&self.spec, &hostname)?,
-            init: self.spec.host.init.unwrap_or(self.core.config.init),
+            init: self.spec.host.init.unwrap_or_default(),
             log,
             domainname: self.spec.config.domainname.clone(),
             hostname,
@@ -222,64 +222,11 @@ impl Job {
 
     fn log(&self) -> Result<Log> {
         let path = self.core.log_path(&self.spec, self.id);
-        let options = &self.spec.host.log.options;
-        let max_size = match options.get("max-size") {
-            Some(text) => parse_size(text).ok_or_else(|| {
-                EngineError::Invalid(format!("invalid value for the log option max-size: {text}"))
-            })?,
-            None => LOG_FILE_BYTES_MAX,
-        };
-        let max_files = match options.get("max-file") {
-            Some(text) => text.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
-                EngineError::Invalid(format!("invalid value for the log option max-file: {text}"))
-            })?,
-            None => LOG_FILES_MAX,
-        };
+        let kept = log_options::parse(&self.spec.host.log)?;
         Ok(Log {
             path,
-            max_size,
-            max_files,
+            max_size: kept.file_bytes_max,
+            max_files: kept.files_max,
         })
-    }
-}
-
-/// Bytes as in `10m`; -1 means without limit, 0 here.
-fn parse_size(text: &str) -> Option<u64> {
-    if text == "-1" {
-        return Some(0);
-    }
-    let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &lower[digits.len()..] {
-        "" | "b" => 0,
-        "k" | "kb" => 10,
-        "m" | "mb" => 20,
-        "g" | "gb" => 30,
-        _ => return None,
-    };
-    digits
-        .parse::<u64>()
-        .ok()?
-        .checked_shl(shift)
-        .filter(|bytes| *bytes > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_are_read_as_docker_reads_them() {
-        for (text, bytes) in [
-            ("10m", Some(10 << 20)),
-            ("1k", Some(1024)),
-            ("-1", Some(0)),
-            ("5", Some(5)),
-            ("x", None),
-            ("", None),
-            ("0", None),
-        ] {
-            assert_eq!(parse_size(text), bytes, "{text}");
-        }
     }
 }

@@ -72,6 +72,7 @@ use std::process::ExitCode;
 use clap::ArgMatches;
 use clap::error::ErrorKind;
 
+pub(crate) use container::Ulimit;
 pub(crate) use daemon::DaemonOptions;
 use failure::Failure;
 use session::{GlobalOptions, Session, warn_line};
