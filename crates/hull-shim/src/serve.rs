@@ -513,6 +513,9 @@ impl Task {
         while let Some(sync) = &self.sync {
             let (length, mut descriptors) = match socket::receive(sync.as_fd(), buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It ended without reading what we sent. The kernel says so once, before it gives
+                // out what was said to us.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
                 Err(_) => (0, Vec::new()),
                 Ok(received) => received,
             };
