@@ -178,6 +178,14 @@ impl Network {
         })
     }
 
+    /// Removes the link of a life that is over: the kernel takes it away by and by, and another
+    /// start of the same container must not find it.
+    pub(crate) fn detach(&self, id: SandboxId) -> Result<()> {
+        self.networks
+            .detach(&id, 0)
+            .map_err(failed("remove the link of the former life"))
+    }
+
     /// Gives an address back.
     pub(crate) fn release(&self, endpoint: &Endpoint) {
         if let Some(bridge) = &self.bridge {

@@ -419,7 +419,7 @@ impl Owner {
 
     /// Writes the intent, spawns the shim and waits until the program runs.
     async fn start(&mut self) -> Result<()> {
-        self.wait_for_ending().await;
+        self.forget_former_life().await?;
         let before = self.life.clone();
         self.apply(StateEvent::Start)?;
         self.life.boot_id.clone_from(&self.core.boot_id);
@@ -603,6 +603,19 @@ impl Owner {
                 }
             }
         }));
+    }
+
+    /// Nothing of the life before stands in the way of the next one.
+    async fn forget_former_life(&mut self) -> Result<()> {
+        if self.ending.is_none() {
+            return Ok(());
+        }
+        self.wait_for_ending().await;
+        let (core, id) = (self.core.clone(), self.id);
+        self.core
+            .jobs
+            .run(Pool::Kernel, move || core.network.detach(id))
+            .await?
     }
 
     async fn wait_for_ending(&mut self) {
