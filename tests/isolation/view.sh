@@ -38,9 +38,9 @@ while read -r _ _ _ root point options rest; do
   [ $type = cgroup ] && root=$(echo "$root" | sed -E 's/[0-9a-f]{64}/ID/')
   echo "mount $point $type root=$root $(echo "$options" | tr ',' '\n' | sort | tr '\n' ,) $(echo "$optional" | sed -E 's/:[0-9]+//g') $super"
 done <$me/mountinfo
-find /dev /proc /sys -maxdepth 1 ! -path '/proc/[1-9]*' ! -type l -exec stat -c 'node %n %A %u:%g %t:%T' {} +
-find /dev -mindepth 2 -maxdepth 2 ! -path '/dev/pts/*' -exec stat -c 'node %n %A %u:%g %t:%T' {} +
-find / -xdev -mindepth 1 -maxdepth 1 -exec stat -c 'node %n %A %u:%g' {} +
+find /dev /proc /sys -maxdepth 1 ! -path '/proc/[1-9]*' ! -type l -exec stat -c 'node %n %A %u:%g %t:%T' {} + 2>/dev/null
+find /dev -mindepth 2 -maxdepth 2 ! -path '/dev/pts/*' -exec stat -c 'node %n %A %u:%g %t:%T' {} + 2>/dev/null
+find / -xdev -mindepth 1 -maxdepth 1 -exec stat -c 'node %n %A %u:%g' {} + 2>/dev/null
 for file in /etc/hosts /etc/hostname /etc/resolv.conf; do stat -c 'node %n %A %u:%g' $file; done
 find /dev -type l | while read -r link; do echo "link $link $(readlink $link)"; done
 

@@ -56,6 +56,10 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         .map_err(|e| EngineError::step("open the sandbox driver", e.kind(), e))?;
     let cgroups = hull_os::cgroup::Hierarchies::detect()
         .map_err(|e| EngineError::io("read the cgroup hierarchies", e))?;
+    // Made here and not by the first containers, whose shims would race to fill in its processors.
+    cgroups
+        .create(&config.cgroup_parent, &hull_os::cgroup::Limits::default())
+        .map_err(|e| EngineError::io(format!("make the cgroup {}", config.cgroup_parent), e))?;
     let network = Network::open(&config.bridge, &config.run_root, &tag)?;
     let images = ImageTable::recover(&storage, &contents);
     let core = Arc::new(Core {

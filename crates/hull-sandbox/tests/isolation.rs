@@ -277,7 +277,7 @@ fn layers_by_descriptor_and_a_read_only_root() {
     let mut spec = host.spec(&[
         "sh",
         "-c",
-        "exec 2>&1; cat /etc/top; head -n 1 /etc/passwd; touch /x; touch /tmp/t && echo fine; stat -f -c %T /",
+        "exec 2>&1; cat /etc/top; head -n 1 /etc/passwd; touch /x; touch /tmp/t && echo fine; ls /proc/self/fd | wc -l; stat -f -c %T /",
     ]);
     spec.root.lowers = Lowers::Descriptors(vec![open("1"), open("0")]);
     spec.root.readonly = true;
@@ -290,7 +290,7 @@ fn layers_by_descriptor_and_a_read_only_root() {
     let (_, text) = host.run(&spec);
     assert!(
         text.starts_with(
-            "top\nroot:x:0:0::/root:/bin/sh\ntouch: /x: Read-only file system\nfine\n"
+            "top\nroot:x:0:0::/root:/bin/sh\ntouch: /x: Read-only file system\nfine\n4\n"
         ),
         "{text}"
     );

@@ -14,7 +14,7 @@ use crate::inside::{self, Given};
 use crate::log::Log;
 use crate::remap;
 use crate::root;
-use crate::serve::{Server, Task};
+use crate::serve::{Server, Task, decode_failure};
 use crate::stdio;
 use crate::{given, take};
 
@@ -200,7 +200,7 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
                 Err(failure) if failure.step != "sync" => {
                     let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
                     let _ = process::wait(pidfd.as_fd());
-                    return Err(failure);
+                    return Err(last_word(&ours).unwrap_or(failure));
                 }
                 _ => {}
             }
@@ -210,6 +210,27 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
                 .tasks
                 .push(Task::starting(Target::Init, pid, ours, stdio));
             Ok(())
+        }
+    }
+}
+
+/// Why a child that has ended did so, if it said: what we could not do for it followed from that.
+fn last_word(sync: &OwnedFd) -> Option<Failure> {
+    let mut buffer = [0u8; 8192];
+    loop {
+        let length = match socket::receive(sync.as_fd(), &mut buffer) {
+            // The kernel says once that it did not read all of what we sent.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
+            Err(_) | Ok((0, _)) => return None,
+            Ok((length, _)) => length,
+        };
+        if let Some(failure) = decode_failure(&buffer[..length]) {
+            return Some(Failure {
+                step: "start",
+                errno: failure.errno,
+                text: failure.text.to_string_lossy().into_owned(),
+                kind: failure.kind,
+            });
         }
     }
 }

@@ -84,6 +84,11 @@ impl Task {
         }
     }
 
+    /// Only the first process's output is the container's log; an exec's goes to its clients.
+    fn is_logged(&self) -> bool {
+        self.target == Target::Init
+    }
+
     fn is_running(&self) -> bool {
         self.sync.is_none() && self.failure.is_none() && self.ended.is_none()
     }
@@ -141,7 +146,8 @@ impl Server {
             // Streams first: later steps open descriptors, whose numbers may be those of ones that
             // were closed since the wait.
             for task in &mut self.tasks {
-                task.stdio.turn(&fds, buffer, &mut self.log);
+                let log = task.is_logged().then_some(&mut self.log);
+                task.stdio.turn(&fds, buffer, log);
             }
             self.hear_requests(&fds, buffer);
             self.accept(&fds);
@@ -377,7 +383,8 @@ impl Server {
             task.ended = Some((ended, now));
             task.deadline = Some(Instant::now() + Duration::from_millis(DRAIN_MS_MAX));
             task.hear_start(buffer);
-            task.stdio.drain(buffer, &mut self.log);
+            let log = task.is_logged().then_some(&mut self.log);
+            task.stdio.drain(buffer, log);
             init_ended |= task.target == Target::Init;
         }
         if init_ended && !self.owns_processes {
@@ -476,7 +483,7 @@ impl Server {
             if process::poll(&mut fds, Some(u32::try_from(left).unwrap_or(0))).is_err() {
                 return;
             }
-            stdio.turn(&fds, &mut [0; 64], &mut self.log);
+            stdio.turn(&fds, &mut [0; 64], Some(&mut self.log));
         }
     }
 
@@ -506,6 +513,9 @@ impl Task {
         while let Some(sync) = &self.sync {
             let (length, mut descriptors) = match socket::receive(sync.as_fd(), buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It ended without reading what we sent. The kernel says so once, before it gives
+                // out what was said to us.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
                 Err(_) => (0, Vec::new()),
                 Ok(received) => received,
             };

@@ -247,7 +247,7 @@ impl Stdio {
     }
 
     /// Does what can be done now. `fds` are those of [`Stdio::interests`], after the wait.
-    pub(crate) fn turn(&mut self, fds: &[PollFd], buffer: &mut [u8], log: &mut Log) {
+    pub(crate) fn turn(&mut self, fds: &[PollFd], buffer: &mut [u8], mut log: Option<&mut Log>) {
         let ready = |fd: RawFd| {
             fds.iter()
                 .find(|entry| entry.descriptor() == fd)
@@ -275,14 +275,19 @@ impl Stdio {
                 continue;
             };
             if ready(output.as_raw_fd()) != 0 {
-                self.read_output(stream, buffer, log);
+                self.read_output(stream, buffer, log.as_deref_mut());
             }
         }
         self.forget_gone();
     }
 
     /// Reads a stream once; says whether there was anything.
-    fn read_output(&mut self, stream: Stream, buffer: &mut [u8], log: &mut Log) -> bool {
+    fn read_output(
+        &mut self,
+        stream: Stream,
+        buffer: &mut [u8],
+        mut log: Option<&mut Log>,
+    ) -> bool {
         let Some(output) = &self.outputs[stream as usize] else {
             return false;
         };
@@ -290,7 +295,9 @@ impl Stdio {
             Ok(0) => {}
             Ok(length) => {
                 let bytes = &buffer[..length];
-                log.write(stream, bytes);
+                if let Some(log) = &mut log {
+                    log.write(stream, bytes);
+                }
                 for client in &mut self.clients {
                     client.send(stream, bytes);
                 }
@@ -308,15 +315,17 @@ impl Stdio {
             Err(_) => {}
         }
         self.outputs[stream as usize] = None;
-        log.end(stream);
+        if let Some(log) = log {
+            log.end(stream);
+        }
         false
     }
 
     /// Takes all that the process has written, however slow its clients are: a pipe holds no more
     /// than the kernel's bound.
-    pub(crate) fn drain(&mut self, buffer: &mut [u8], log: &mut Log) {
+    pub(crate) fn drain(&mut self, buffer: &mut [u8], mut log: Option<&mut Log>) {
         for stream in Stream::ALL {
-            while self.read_output(stream, buffer, log) {}
+            while self.read_output(stream, buffer, log.as_deref_mut()) {}
         }
         self.forget_gone();
     }

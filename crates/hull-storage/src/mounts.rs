@@ -240,6 +240,9 @@ impl LayerMounts {
 
 fn mount_one(way: Backing, image: &Path, target: &Path) -> io::Result<OwnedFd> {
     let filesystem = Filesystem::open(c"erofs")?;
+    // Said of the file system too: before 6.12 a loop device that is read-only is opened for
+    // writing otherwise, and refuses.
+    filesystem.set_flag(c"ro")?;
     let image_name = CString::new(image.as_os_str().as_bytes())?;
     // Holds the device until the mount has it.
     let mut _device = None;
