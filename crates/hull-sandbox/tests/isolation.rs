@@ -57,7 +57,7 @@ fn a_user_by_name_has_its_groups_home_and_no_powers() {
     check(
         &host,
         &spec,
-        "uid=101(web) gid=102(web) groups=102(web),63(audio),77\n/srv\n/srv/made/deep\n\
+        "uid=101(web) gid=102(web) groups=63(audio),77,102(web)\n/srv\n/srv/made/deep\n\
          CapEff:\t0000000000000000\nx\n",
     );
 }

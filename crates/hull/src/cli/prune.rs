@@ -67,8 +67,13 @@ const ALL_IMAGES: Kind = Kind {
 /// Options of every prune.
 #[derive(Debug, clap::Args)]
 struct PruneOptions {
-    /// Provide filter values (e.g. "until=<timestamp>")
-    #[arg(long, value_name = "filter", value_parser = filter::parse)]
+    /// Provide filter values
+    #[arg(
+        long,
+        value_name = "filter",
+        help = "Provide filter values (e.g. \"until=<timestamp>\")",
+        value_parser = filter::parse
+    )]
     filter: Vec<(String, String)>,
     /// Do not prompt for confirmation
     #[arg(long, short)]

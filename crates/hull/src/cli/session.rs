@@ -96,7 +96,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Prints a line to the standard output.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
