@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
 use hull_model::spec::{ContainerSpec, NetworkMode};
@@ -26,6 +26,10 @@ use crate::error::{EngineError, Result};
 const MTU_DEFAULT: u32 = 1500;
 /// How long a firewall's own program may take.
 const PROGRAM_WAIT: Duration = Duration::from_secs(10);
+/// How long links of containers that just ended may hold the bridge.
+const REMOVE_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two looks whether they are gone.
+const REMOVE_PAUSE: Duration = Duration::from_millis(20);
 /// Pause after the host's networks could not be followed.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// Name of the default network, as clients know it.
@@ -313,12 +317,26 @@ impl Network {
             .collect()
     }
 
-    /// Takes bridge, table and accept rules away.
+    /// Takes bridge, table and accept rules away. Blocks: links of containers that just ended go
+    /// with their namespaces, which the kernel takes down by and by.
     pub(crate) fn remove(&self) -> Result<()> {
-        self.networks
-            .ensure(&[])
-            .map(drop)
-            .map_err(failed("take our bridge down"))
+        let deadline = Instant::now() + REMOVE_WAIT;
+        loop {
+            let report = self
+                .networks
+                .ensure(&[])
+                .map_err(failed("take our bridge down"))?;
+            if report.bridges_in_use.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let bridges = report.bridges_in_use.join(", ");
+                return Err(EngineError::WrongState(format!(
+                    "{bridges} still has links"
+                )));
+            }
+            std::thread::sleep(REMOVE_PAUSE);
+        }
     }
 
     /// Differences between what is wanted and what is, as sentences.

@@ -211,7 +211,12 @@ pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
             .run(Pool::Kernel, move || remove_cgroup_parent(&job))
             .await;
         first_failure = first_failure.and(removed.and_then(|result| result));
-        first_failure = first_failure.and(core.network.remove());
+        let job = core.clone();
+        let removed = core
+            .jobs
+            .run(Pool::Kernel, move || job.network.remove())
+            .await;
+        first_failure = first_failure.and(removed.and_then(|result| result));
     }
     first_failure
 }
