@@ -32,6 +32,7 @@ mod verify;
 
 pub use defaults::HostDefaults;
 pub use error::{Cause, EngineError, Result};
+pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
 
 use std::future::Future;
 use std::path::PathBuf;

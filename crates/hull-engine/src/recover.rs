@@ -135,7 +135,11 @@ async fn find_again(mut owner: Owner) {
     let (state, same_boot) = owner.recorded();
     match state {
         State::Removing => return owner.go_on_removing().await,
-        State::Created | State::Exited { .. } | State::Dead => owner.discard_leftovers(),
+        State::Created | State::Dead => owner.discard_leftovers(),
+        State::Exited { .. } => {
+            owner.discard_leftovers();
+            owner.remove_if_due().await;
+        }
         State::Starting | State::Running | State::Paused => {
             let found = ask(&owner).await;
             let starting = state == State::Starting;

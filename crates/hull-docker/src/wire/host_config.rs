@@ -15,36 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::errors::ApiError;
 use crate::wire::mount::{Mount, parse_bind, parse_tmpfs, show_bind, show_tmpfs_map};
+use hull_engine::{MASKED_PATHS, READONLY_PATHS};
+
 use crate::wire::{OrZero, TextMap, Words, from_text_map, is_zero, null_if_empty, to_text_map};
 
 /// The driver of logs where nobody asked for one.
 const LOG_DRIVER: &str = "json-file";
 /// What `inspect` calls the runtime where nobody asked for one.
 const RUNTIME: &str = "hull";
-/// What is hidden where nobody said otherwise; shown only, the sandbox has its own list.
-const MASKED_PATHS: [&str; 12] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-/// What is read-only where nobody said otherwise; shown only, the sandbox has its own list.
-const READONLY_PATHS: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
-
 /// The host configuration as clients send it and as `inspect` shows it, in Docker's order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]

@@ -1033,6 +1033,15 @@ impl Owner {
         self.end_life();
     }
 
+    /// Goes on with an automatic removal that a crash cut off between the exit and its intent.
+    pub(crate) async fn remove_if_due(&mut self) {
+        if self.spec.host.auto_remove
+            && let Err(error) = self.begin_removal().await
+        {
+            tracing::error!(container = %self.id.short(), error = %error.chain(), "automatic removal");
+        }
+    }
+
     /// Arms what the restart policy wants when the daemon starts.
     pub(crate) fn resume_wishes(&mut self) {
         let State::Exited { exit, restarting } = self.life.state else {
