@@ -151,6 +151,16 @@ fn sentence(error: &EngineError) -> String {
 
 /// Docker's sentence around runc's words, in which clients look for the reason.
 fn start_sentence(text: &str) -> String {
+    // What dockerd looks up itself before it calls runc.
+    const OWN_WORDS: [&str; 4] = [
+        "unable to find user ",
+        "unable to find group ",
+        "Unable to find group ",
+        "uids and gids must be ",
+    ];
+    if OWN_WORDS.iter().any(|word| text.starts_with(word)) || text.starts_with("Cannot mkdir: ") {
+        return text.to_owned();
+    }
     // The CLI exits with 126 for this word only.
     let directory = text.ends_with("is a directory");
     let suffix = if directory { ": permission denied" } else { "" };

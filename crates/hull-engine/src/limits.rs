@@ -29,10 +29,18 @@ pub(crate) fn of(support: &Support, spec: &ContainerSpec) -> Result<(Limits, Vec
 
 fn plain(asked: &Resources) -> Result<Limits> {
     let positive = |value: i64| u64::try_from(value).unwrap_or_default();
-    if asked.nano_cpus > 0 && (asked.cpu_period > 0 || asked.cpu_quota > 0) {
-        return Err(EngineError::Invalid(
-            "Conflicting options: Nano CPUs and CPU Period cannot both be set.".to_owned(),
-        ));
+    for (also, what) in [(asked.cpu_period, "Period"), (asked.cpu_quota, "Quota")] {
+        if asked.nano_cpus > 0 && also > 0 {
+            return Err(EngineError::Invalid(format!(
+                "Conflicting options: Nano CPUs and CPU {what} cannot both be set"
+            )));
+        }
+    }
+    if asked.cpu_shares < 0 {
+        return Err(EngineError::Invalid(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            asked.cpu_shares
+        )));
     }
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let most = i64::try_from(cpus)
@@ -72,7 +80,9 @@ fn plain(asked: &Resources) -> Result<Limits> {
 
 fn blkio_devices(asked: &Resources) -> Result<Vec<BlkioLimit>> {
     let one = |device: &hull_model::spec::BlkioDevice| {
-        let node = translate::device_at(&device.path)?;
+        let node = translate::device_at(&device.path).map_err(|_| {
+            EngineError::Invalid(format!("stat {}: no such file or directory", device.path))
+        })?;
         Ok(BlkioLimit {
             kind: match device.what {
                 Asked::Weight => BlkioKind::Weight,

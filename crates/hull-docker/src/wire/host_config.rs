@@ -21,6 +21,8 @@ use crate::wire::{OrZero, TextMap, Words, from_text_map, is_zero, null_if_empty,
 
 /// The driver of logs where nobody asked for one.
 const LOG_DRIVER: &str = "json-file";
+/// Names of a runtime that mean ours: none, our own, and those that Docker's clients send for its default.
+const RUNTIMES: [&str; 4] = ["", RUNTIME, "runc", "io.containerd.runc.v2"];
 /// What `inspect` calls the runtime where nobody asked for one.
 const RUNTIME: &str = "hull";
 /// The host configuration as clients send it and as `inspect` shows it, in Docker's order.
@@ -255,16 +257,28 @@ fn refuse_unknown(wire: &HostConfig) -> Result<(), ApiError> {
             wire.volume_driver.0
         )));
     }
+    if !RUNTIMES.contains(&wire.runtime.0.as_str()) {
+        return Err(ApiError::invalid(format!(
+            "unknown or invalid runtime name: {}",
+            wire.runtime.0
+        )));
+    }
     if !wire.cgroup.0.is_empty() {
         return Err(ApiError::not_there(
             "joining the cgroup of another container",
         ));
     }
     if let Some(request) = wire.resources.device_requests.iter().flatten().next() {
+        let capabilities: Vec<String> = request
+            .capabilities
+            .iter()
+            .flatten()
+            .map(|all_of| format!("[{}]", all_of.join(" ")))
+            .collect();
         return Err(ApiError::invalid(format!(
-            "could not select device driver \"{}\" with capabilities: {:?}",
+            "could not select device driver \"{}\" with capabilities: [{}]",
             request.driver.0,
-            request.capabilities.clone().unwrap_or_default()
+            capabilities.join(" ")
         )));
     }
     Ok(())
@@ -504,7 +518,8 @@ fn resources(wire: &WireResources) -> Result<Resources, ApiError> {
         cpu_realtime_runtime: wire.cpu_realtime_runtime.0,
         cpuset_cpus: wire.cpuset_cpus.0.clone(),
         cpuset_mems: wire.cpuset_mems.0.clone(),
-        pids_limit: wire.pids_limit,
+        // 0 and -1 mean none, and `inspect` says so.
+        pids_limit: wire.pids_limit.filter(|limit| *limit > 0),
         blkio_weight: wire.blkio_weight.0,
         blkio_devices,
     })
@@ -730,7 +745,7 @@ mod tests {
             console_size: (24, 80),
             resources: Resources {
                 oom_kill_disable: Some(false),
-                pids_limit: Some(0),
+                pids_limit: None,
                 ..Resources::default()
             },
             ..HostSpec::default()
@@ -750,6 +765,7 @@ mod tests {
             "IpcMode",
             "ShmSize",
             "MemorySwappiness",
+            "PidsLimit",
             "MaskedPaths",
             "ReadonlyPaths",
         ];

@@ -37,6 +37,10 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     merge_image(&mut config, &image.defaults);
     let mut host = request.host;
     core.config.defaults.apply(&mut host);
+    if host.resources.memory > 0 && host.resources.memory_swap == 0 {
+        // Docker's default: as much swap again.
+        host.resources.memory_swap = host.resources.memory.saturating_mul(2);
+    }
     anonymous_volumes(&config, &mut host);
     let mut warnings = check(&config, &host)?;
     let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
@@ -120,9 +124,17 @@ fn merge_image(config: &mut ContainerConfig, image: &ContainerConfig) {
         // `--entrypoint ""` takes the image's away.
         config.entrypoint = None;
     }
-    let mut env = image.env.clone();
-    translate::merge_environment(&mut env, &config.env);
-    config.env = env;
+    // What was asked for comes first, as Docker lists it.
+    for variable in &image.env {
+        let name = variable.split('=').next();
+        if !config
+            .env
+            .iter()
+            .any(|asked| asked.split('=').next() == name)
+        {
+            config.env.push(variable.clone());
+        }
+    }
     for (key, value) in &image.labels {
         config
             .labels
@@ -224,6 +236,7 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
             "can't create 'AutoRemove' container with restart policy".to_owned(),
         ));
     }
+    check_shared_network(config, host)?;
     check_not_there(config, host)?;
     check_mounts(host, &mut warnings)?;
     if host
@@ -249,6 +262,38 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
     }
     log_options::parse(&host.log)?;
     Ok(warnings)
+}
+
+/// What a container that shares another's network cannot have of its own.
+fn check_shared_network(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+    if !matches!(host.network, NetworkMode::Container(_)) {
+        return Ok(());
+    }
+    let dns = [&host.dns, &host.dns_search, &host.dns_options];
+    let published = !host.port_bindings.is_empty() || host.publish_all_ports;
+    let conflicts = [
+        (!config.hostname.is_empty(), "hostname and the network mode"),
+        (
+            !host.links.is_empty(),
+            "container type network can't be used with links. This would result in undefined behavior",
+        ),
+        (
+            dns.iter().any(|list| !list.is_empty()),
+            "dns and the network mode",
+        ),
+        (
+            !host.extra_hosts.is_empty(),
+            "custom host-to-IP mapping and the network mode",
+        ),
+        (
+            published,
+            "port publishing and the container type network mode",
+        ),
+    ];
+    match conflicts.iter().find(|(conflict, _)| *conflict) {
+        Some((_, what)) => Err(EngineError::Invalid(format!("conflicting options: {what}"))),
+        None => Ok(()),
+    }
 }
 
 fn check_not_there(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
