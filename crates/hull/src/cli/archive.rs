@@ -93,6 +93,28 @@ pub(crate) fn refuse_terminal(path: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses a file that could not be made, before the engine works for it.
+pub(crate) fn check_output(path: Option<&Path>, purpose: &str) -> Result<(), Failure> {
+    let folder = path
+        .and_then(Path::parent)
+        .filter(|folder| !folder.as_os_str().is_empty());
+    match folder.map(|folder| (folder, folder.metadata())) {
+        Some((folder, Err(cause))) if cause.kind() == io::ErrorKind::NotFound => {
+            let folder = folder.display();
+            Err(Failure::new(format!(
+                "failed to {purpose}: invalid output path: stat {folder}: no such file or directory"
+            )))
+        }
+        Some((folder, Ok(meta))) if !meta.is_dir() => {
+            let folder = folder.display();
+            Err(Failure::new(format!(
+                "failed to {purpose}: invalid output path: {folder}: not a directory"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The failure of opening a file, in the words of Go.
 pub(crate) fn open_failure(path: &Path, cause: &io::Error) -> Failure {
     let reason = match cause.kind() {

@@ -119,7 +119,7 @@ pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Fai
     let flag = context(ContextKind::InvalidArg);
     let text = match error.kind() {
         ErrorKind::UnknownArgument if !flag.starts_with('-') => {
-            return wrong_count(path, usage, "accepts no arguments");
+            return wrong_number(path, usage);
         }
         ErrorKind::UnknownArgument if flag.starts_with("--") => {
             let nearest = match error.get(ContextKind::SuggestedArg) {
@@ -134,7 +134,7 @@ pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Fai
                 flag.chars().nth(1).unwrap_or('-')
             )
         }
-        ErrorKind::MissingRequiredArgument => return missing(path, usage),
+        ErrorKind::MissingRequiredArgument => return wrong_number(path, usage),
         ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
             match last.strip_prefix('-').filter(|rest| !rest.starts_with('-')) {
                 Some(letters) => {
@@ -147,7 +147,7 @@ pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Fai
         ErrorKind::WrongNumberOfValues | ErrorKind::TooFewValues
             if flag.starts_with('<') || flag.starts_with('[') =>
         {
-            return missing(path, usage);
+            return wrong_number(path, usage);
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let value = context(ContextKind::InvalidValue);
@@ -174,30 +174,37 @@ pub(crate) fn failure(error: &clap::Error, place: &Place<'_>, last: &str) -> Fai
     Failure::new(message).with_code(EXIT_USAGE)
 }
 
-/// How many names there have to be is read from the usage line.
-fn missing(path: &str, usage: &str) -> Failure {
+/// How many names a command takes is read from its usage line.
+fn wrong_number(path: &str, usage: &str) -> Failure {
     let first_form = usage.lines().next().unwrap_or_default();
     let words = first_form.split(' ').skip(path.split(' ').count());
     let mut depth = 0_usize;
-    let mut required = 0;
-    for word in words {
-        required += usize::from(depth == 0 && !word.starts_with('['));
+    let (mut least, mut most) = (0, 0);
+    for word in words.filter(|word| *word != "[OPTIONS]" && *word != "|") {
+        least += usize::from(depth == 0 && !word.starts_with('['));
+        most += usize::from(depth == 0);
         depth = (depth + word.matches('[').count()).saturating_sub(word.matches(']').count());
     }
     let open_ended = usage.ends_with("...]") || usage.ends_with("[ps OPTIONS]");
-    let least = if open_ended { "at least " } else { "" };
-    let plural = if required == 1 { "" } else { "s" };
-    wrong_count(
-        path,
-        usage,
-        &format!("requires {least}{required} argument{plural}"),
-    )
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let demand = match (least, most) {
+        _ if open_ended => format!("requires at least {least} argument{}", plural(least)),
+        (0, 0) => "accepts no arguments".to_owned(),
+        (0, most) => format!("requires at most {most} argument{}", plural(most)),
+        (least, most) if least == most => format!("requires {least} argument{}", plural(least)),
+        // Docker's command does not look at how many there are above the least.
+        (least, _) if path.ends_with("import") => {
+            format!("requires at least {least} argument{}", plural(least))
+        }
+        (least, most) => format!("requires at least {least} and at most {most} arguments"),
+    };
+    wrong_count(path, usage, &demand)
 }
 
 /// The failure of a command that got more or fewer names than it takes.
 pub(crate) fn wrong_count(path: &str, usage: &str, demand: &str) -> Failure {
     let program = program_name();
-    let pointer = if demand.contains("at least") {
+    let pointer = if demand.contains("at least") && !demand.contains("at most") {
         "See"
     } else {
         "Run"
@@ -216,11 +223,11 @@ pub(crate) fn unknown_command(path: &str, name: &str, nearest: Option<&str>) -> 
     let mut message = format!("{program}: unknown command: {program} {path}{space}{name}");
     if let Some(nearest) = nearest {
         message.push_str(&format!(
-            "\n\nDid you mean '{program} {path}{space}{nearest}'?"
+            "\n\nhint: did you mean '{program} {path}{space}{nearest}'?"
         ));
     }
     if !path.is_empty() {
-        message.push_str(&format!("\n\nUsage:  {program} {path}"));
+        message.push_str(&format!("\n\nUsage:  {program} {path} COMMAND"));
     }
     message.push_str(&format!(
         "\n\nRun '{program} {path}{space}--help' for more information"

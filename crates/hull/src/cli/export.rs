@@ -22,6 +22,7 @@ impl Command for Export {
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
         archive::refuse_terminal(self.output.as_deref())?;
+        archive::check_output(self.output.as_deref(), "export container")?;
         let client = session.client().await?;
         let call = client.get(format!("/containers/{}/export", self.container));
         archive::save(call.send().await?, self.output.as_deref()).await

@@ -5,6 +5,9 @@ use crate::client::{ClientError, EndpointError};
 /// Exit code for what the command itself did wrong, where docker says 125.
 pub(crate) const EXIT_USAGE: u8 = 125;
 
+/// Exit code for a template that cannot be read.
+pub(crate) const EXIT_TEMPLATE: u8 = 64;
+
 /// The end of a command that did not succeed.
 #[derive(Debug)]
 pub(crate) struct Failure {

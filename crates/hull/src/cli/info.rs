@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::failure::Failure;
+use super::failure::{EXIT_TEMPLATE, Failure};
 use super::session::{Session, print, print_line, warn_line};
 use super::template::Template;
 use super::value::Value;
 use super::{Command, units};
+use crate::client::API_VERSION_MAX;
 
 /// `hull info`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +25,7 @@ impl Command for Info {
         let template = match self.format.as_deref() {
             None | Some("" | "json") => None,
             Some(text) => Some(Template::parse(text).map_err(|error| {
-                Failure::new(format!("template parsing error: {error}")).with_code(64)
+                Failure::new(format!("template parsing error: {error}")).with_code(EXIT_TEMPLATE)
             })?),
         };
         let client = client_part();
@@ -54,6 +55,12 @@ fn client_part() -> Value {
     let members = [
         ("Debug", Value::Bool(false)),
         ("Version", text(env!("CARGO_PKG_VERSION"))),
+        ("GitCommit", text(option_env!("HULL_COMMIT").unwrap_or(""))),
+        ("GoVersion", text("")),
+        ("Os", text("linux")),
+        ("Arch", text(super::version::architecture())),
+        ("BuildTime", text("")),
+        ("DefaultAPIVersion", text(&API_VERSION_MAX.to_string())),
         ("Context", text("default")),
         ("Plugins", Value::List(Vec::new())),
         ("Warnings", Value::Null),

@@ -1,7 +1,7 @@
 //! `hull inspect`, and `inspect` of containers, images, networks and volumes.
 
 use super::Command;
-use super::failure::Failure;
+use super::failure::{EXIT_TEMPLATE, Failure};
 use super::session::{Session, print, print_line};
 use super::template::Template;
 use super::value::Value;
@@ -186,17 +186,16 @@ fn says_no_such_thing(error: &ClientError, kind: &str) -> bool {
 }
 
 /// Prints what was found as the user wants it; what was not found afterwards.
-async fn show(
+pub(super) async fn show(
     names: &[String],
     format: Option<&str>,
     inspected: impl AsyncFn(&str) -> Result<Value, Failure>,
 ) -> Result<(), Failure> {
     let template = match format {
         None | Some("" | "json") => None,
-        Some(text) => Some(
-            Template::parse(text)
-                .map_err(|error| Failure::new(format!("template parsing error: {error}")))?,
-        ),
+        Some(text) => Some(Template::parse(text).map_err(|error| {
+            Failure::new(format!("template parsing error: {error}")).with_code(EXIT_TEMPLATE)
+        })?),
     };
     let mut found = Vec::new();
     let mut failures = Vec::new();

@@ -62,6 +62,7 @@ impl Command for Save {
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
         archive::refuse_terminal(self.output.as_deref())?;
+        archive::check_output(self.output.as_deref(), "save image")?;
         let client = session.client().await?;
         let call = client.get("/images/get");
         let call = self

@@ -13,6 +13,7 @@ mod attach;
 mod bootstrap;
 mod commit;
 mod container;
+mod context;
 mod cp;
 mod create;
 mod daemon;
@@ -37,6 +38,7 @@ mod logs;
 mod names;
 mod network;
 mod pause;
+mod plugin;
 mod port;
 mod progress;
 mod prune;
@@ -129,10 +131,22 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
         return tree::print_help(&words).map(|()| ExitCode::SUCCESS);
     }
     let Some(group) = tree::group(name) else {
-        let entry = tree::entry(name).ok_or_else(|| tree::unknown("", name))?;
+        let session = Session::new(globals.clone());
+        let entry = match (plugin::find(name, &session.config_dir()), tree::entry(name)) {
+            // What this program has itself is not replaced, but what it only names is.
+            (Some(path), None) => return Err(plugin::become_it(&path, name, &words, &session)),
+            (Some(path), Some(entry)) if entry.yields => {
+                return Err(plugin::become_it(&path, name, &words, &session));
+            }
+            (_, entry) => entry.ok_or_else(|| tree::unknown("", name))?,
+        };
         return run_entry(entry, entry.name(), words, globals);
     };
-    if words.is_empty() || words[0] == "--help" || words[0] == "-h" {
+    if words.is_empty() {
+        session::warn(&tree::group_help(group));
+        return Err(Failure::status(1));
+    }
+    if words[0] == "--help" || words[0] == "-h" {
         return tree::print_help(&[OsString::from(name)]).map(|()| ExitCode::SUCCESS);
     }
     let second = words.remove(0).to_string_lossy().into_owned();

@@ -48,13 +48,20 @@ impl Session {
 
     /// The client of the chosen engine.
     pub(crate) async fn client(&self) -> Result<&Client, Failure> {
-        let make = || async {
-            let host = self.options.host.as_deref();
-            let context = self.options.context.as_deref();
-            let endpoint = Endpoint::choose(host, context, &self.config_dir())?;
-            Ok(Client::new(endpoint))
-        };
+        let make = || async { Ok(Client::new(self.endpoint()?)) };
         self.client.get_or_try_init(make).await
+    }
+
+    /// Where the chosen engine is.
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
+        let host = self.options.host.as_deref();
+        let context = self.options.context.as_deref();
+        Ok(Endpoint::choose(host, context, &self.config_dir())?)
+    }
+
+    /// The context that `--context` names.
+    pub(crate) fn context(&self) -> Option<&str> {
+        self.options.context.as_deref()
     }
 
     /// The folder of the client's settings: Docker's, so that both read the same.
@@ -99,6 +106,11 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// As [`print()`].
 pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
     print(&format!("{text}\n"))
+}
+
+/// Prints to the standard error; there is nobody to tell where that fails.
+pub(crate) fn warn(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Prints a line to the standard error; there is nobody to tell where that fails.

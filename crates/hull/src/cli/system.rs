@@ -1,9 +1,12 @@
-//! `hull system verify` and `hull system shutdown`: what Docker does not have.
+//! `hull system verify`, `shutdown` and `dial-stdio`.
+
+use std::io;
 
 use super::Command;
 use super::failure::Failure;
 use super::session::{Session, print_line, warn_line};
 use super::value::Value;
+use crate::client::Endpoint;
 
 /// `hull system verify`.
 #[derive(Debug, clap::Args)]
@@ -51,4 +54,57 @@ impl Command for Shutdown {
             .done()
             .await?)
     }
+}
+
+/// `hull system dial-stdio`: what `ssh://` runs on the other host.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DialStdio {}
+
+impl Command for DialStdio {
+    const USAGE: &str = "";
+    const ABOUT: &str = "Proxy the stdio stream to the daemon connection";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let endpoint = session.endpoint()?;
+        let failed = |cause: io::Error| Failure::new(format!("connect to {endpoint}: {cause}"));
+        match &endpoint {
+            Endpoint::Unix(path) => {
+                let socket = std::os::unix::net::UnixStream::connect(path).map_err(failed)?;
+                let other = socket.try_clone()?;
+                relay(socket, other, |socket| {
+                    socket.shutdown(std::net::Shutdown::Write)
+                })
+            }
+            Endpoint::Tcp { host, port } => {
+                let socket =
+                    std::net::TcpStream::connect((host.as_str(), *port)).map_err(failed)?;
+                let other = socket.try_clone()?;
+                relay(socket, other, |socket| {
+                    socket.shutdown(std::net::Shutdown::Write)
+                })
+            }
+            Endpoint::Ssh { .. } => Err(Failure::new(format!(
+                "dial-stdio to {endpoint}: name an engine of this host"
+            ))),
+        }
+    }
+}
+
+/// Passes our input to the socket, and what comes from it to our output, until the engine closes.
+fn relay<S>(
+    mut from_engine: S,
+    mut to_engine: S,
+    end: impl FnOnce(&S) -> io::Result<()> + Send + 'static,
+) -> Result<(), Failure>
+where
+    S: io::Read + io::Write + Send + 'static,
+{
+    // Its end is not awaited: our input may stay open when the engine has said all.
+    std::thread::spawn(move || {
+        let copied = io::copy(&mut io::stdin().lock(), &mut to_engine);
+        copied.and_then(|_| end(&to_engine))
+    });
+    let mut output = io::stdout().lock();
+    io::copy(&mut from_engine, &mut output)?;
+    Ok(io::Write::flush(&mut output)?)
 }

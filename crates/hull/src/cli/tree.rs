@@ -10,10 +10,10 @@ use clap::{ArgMatches, Args};
 use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
-    Command, DaemonOptions, arguments, attach, bootstrap, commit, cp, create, diff, events, exec,
-    export, generate, history, image_list, import, info, inspect, kill, later, load, logs, network,
-    pause, port, prune, ps, pull, rename, rm, rmi, run, start, stats, stop, system, tag, top,
-    update, version, volume, wait,
+    Command, DaemonOptions, arguments, attach, bootstrap, commit, context, cp, create, diff,
+    events, exec, export, generate, history, image_list, import, info, inspect, kill, later, load,
+    logs, network, pause, port, prune, ps, pull, rename, rm, rmi, run, start, stats, stop, system,
+    tag, top, update, version, volume, wait,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -35,6 +35,8 @@ pub(super) struct Entry {
     about: &'static str,
     augment: fn(clap::Command) -> clap::Command,
     pub(super) action: Action,
+    /// A plugin of that name takes its place.
+    pub(super) yields: bool,
 }
 
 impl Entry {
@@ -65,6 +67,15 @@ const fn at<C: Command + 'static>(names: &'static [&'static str]) -> Entry {
         about: C::ABOUT,
         augment: C::augment_args,
         action: Action::Client(run_boxed::<C>),
+        yields: false,
+    }
+}
+
+/// A command that only says what is missing, until somebody installs a plugin that has it.
+const fn until_installed<C: Command + 'static>(names: &'static [&'static str]) -> Entry {
+    Entry {
+        yields: true,
+        ..at::<C>(names)
     }
 }
 
@@ -91,7 +102,7 @@ static TOP: &[Entry] = &[
     at::<later::Search>(&["search"]),
     at::<version::Version>(&["version"]),
     at::<info::Info>(&["info"]),
-    at::<later::Compose>(&["compose"]),
+    until_installed::<later::Compose>(&["compose"]),
     at::<attach::Attach>(&["attach"]),
     at::<commit::Commit>(&["commit"]),
     at::<cp::Cp>(&["cp"]),
@@ -128,6 +139,7 @@ static TOP: &[Entry] = &[
         about: "Run the engine",
         augment: DaemonOptions::augment_args,
         action: Action::Daemon,
+        yields: false,
     },
 ];
 
@@ -161,6 +173,19 @@ static GROUPS: &[Group] = &[
             at::<pause::Unpause>(&["unpause"]),
             at::<update::Update>(&["update"]),
             at::<wait::Wait>(&["wait"]),
+        ],
+    },
+    Group {
+        name: "context",
+        about: "Manage contexts",
+        entries: &[
+            at::<context::ContextCreate>(&["create"]),
+            at::<context::ContextInspect>(&["inspect"]),
+            at::<context::ContextList>(&["ls", "list"]),
+            at::<context::ContextRemove>(&["rm", "remove"]),
+            at::<context::ContextShow>(&["show"]),
+            at::<context::ContextUpdate>(&["update"]),
+            at::<context::ContextUse>(&["use"]),
         ],
     },
     Group {
@@ -212,6 +237,7 @@ static GROUPS: &[Group] = &[
         entries: &[
             at::<events::Events>(&["events"]),
             at::<info::Info>(&["info"]),
+            at::<system::DialStdio>(&["dial-stdio"]),
             at::<system::Shutdown>(&["shutdown"]),
             at::<system::Verify>(&["verify"]),
         ],
@@ -330,7 +356,7 @@ fn root_help() -> String {
     )
 }
 
-fn group_help(group: &Group) -> String {
+pub(super) fn group_help(group: &Group) -> String {
     let program = arguments::program_name();
     let Group {
         name,
@@ -415,7 +441,7 @@ mod tests {
         assert!(
             unknown("", "contianer")
                 .message
-                .contains("Did you mean 'hull container'?")
+                .contains("hint: did you mean 'hull container'?")
         );
         assert!(!unknown("", "xyzzy").message.contains("Did you mean"));
     }

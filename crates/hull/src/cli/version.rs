@@ -1,7 +1,7 @@
 //! `hull version`.
 
 use super::Command;
-use super::failure::Failure;
+use super::failure::{EXIT_TEMPLATE, Failure};
 use super::format::{self, Width};
 use super::session::{Session, print, print_line};
 use super::template::Template;
@@ -16,7 +16,8 @@ const WIDTH: Width = Width {
 
 /// What `hull --version` prints.
 pub(crate) fn one_line() -> String {
-    format!("Hull version {}", env!("CARGO_PKG_VERSION"))
+    let commit = option_env!("HULL_COMMIT").unwrap_or("unknown");
+    format!("Hull version {}, build {commit}", env!("CARGO_PKG_VERSION"))
 }
 
 /// `hull version`.
@@ -35,7 +36,7 @@ impl Command for Version {
         let template = match self.format.as_deref() {
             None | Some("" | "json") => None,
             Some(text) => Some(Template::parse(text).map_err(|error| {
-                Failure::new(format!("template parsing error: {error}")).with_code(64)
+                Failure::new(format!("template parsing error: {error}")).with_code(EXIT_TEMPLATE)
             })?),
         };
         // A server that is away is told after what is known without it.
@@ -43,7 +44,11 @@ impl Command for Version {
             Ok((server, api)) => (Some(server), None, api),
             Err(failure) => (None, Some(failure), API_VERSION_MAX.to_string()),
         };
-        let client = client(&api);
+        let fields = self
+            .format
+            .as_deref()
+            .is_some_and(|text| !text.contains("json"));
+        let client = client(&api, fields);
         match (template, self.format.as_deref()) {
             (None, None | Some("")) => print(&table(&client, server.as_ref()))?,
             (template, _) => {
@@ -72,11 +77,13 @@ async fn ask(session: &Session) -> Result<(Value, String), Failure> {
     Ok((server, client.version().await?.to_string()))
 }
 
-fn client(api: &str) -> Value {
+/// What is known of this program; `fields`: by the names of fields, as templates see it, instead
+/// of those in JSON.
+fn client(api: &str, fields: bool) -> Value {
     let text = |text: &str| Value::String(text.to_owned());
     let members = [
         ("Version", text(env!("CARGO_PKG_VERSION"))),
-        ("ApiVersion", text(api)),
+        (if fields { "APIVersion" } else { "ApiVersion" }, text(api)),
         ("DefaultAPIVersion", text(&API_VERSION_MAX.to_string())),
         ("GitCommit", text(option_env!("HULL_COMMIT").unwrap_or(""))),
         ("GoVersion", text("")),

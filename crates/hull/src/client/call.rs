@@ -123,7 +123,7 @@ impl<'a> Call<'a> {
         if let Some(version) = version {
             let _ = write!(target, "/v{version}");
         }
-        target.push_str(&self.path);
+        escape_path(&self.path, &mut target);
         if !self.query.is_empty() {
             target.push('?');
             target.push_str(&self.query);
@@ -241,6 +241,17 @@ fn full(bytes: Bytes) -> RequestBody {
     Full::new(bytes)
         .map_err(|never| match never {})
         .boxed_unsync()
+}
+
+/// Escapes what a path cannot hold; slashes and what was escaped before stay.
+fn escape_path(path: &str, out: &mut String) {
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() && !b"\"#<>?[\\]^`{|}".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
 }
 
 /// Escapes a part of a path or a query.

@@ -1,6 +1,7 @@
 //! One HTTP/1.1 connection to the engine, and what it becomes when a stream takes it over.
 
 use std::io;
+use std::process::Stdio;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -50,6 +51,9 @@ impl Connection {
                 stream.set_nodelay(true).map_err(failed)?;
                 Self::over(stream).await
             }
+            Endpoint::Ssh { user, host, port } => {
+                Self::over(over_ssh(user, host, *port).map_err(failed)?).await
+            }
         }
     }
 
@@ -78,4 +82,36 @@ impl Connection {
         self.sender.ready().await?;
         self.sender.send_request(request).await
     }
+}
+
+/// What runs on the other host: Hull's own if it is there, else Docker's, which does the same.
+const DIAL: &str = "if command -v hull >/dev/null; then exec hull system dial-stdio; \
+                    else exec docker system dial-stdio; fi";
+/// Seconds until ssh gives up to reach a host, as in Docker.
+const SSH_CONNECT_S: u32 = 30;
+
+/// The streams of a program on another host that passes them on to the engine there.
+fn over_ssh(
+    user: &str,
+    host: &str,
+    port: Option<u16>,
+) -> io::Result<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static> {
+    let mut command = tokio::process::Command::new("ssh");
+    command.arg(format!("-oConnectTimeout={SSH_CONNECT_S}"));
+    command.arg("-T");
+    if !user.is_empty() {
+        command.args(["-l", user]);
+    }
+    if let Some(port) = port {
+        command.args(["-p", &port.to_string()]);
+    }
+    command.args(["--", host, DIAL]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.kill_on_drop(true);
+    let mut child = command.spawn()?;
+    let ends = child.stdout.take().zip(child.stdin.take());
+    let (output, input) = ends.ok_or_else(|| io::Error::other("ssh has no streams"))?;
+    // It ends with its streams; when this program ends before, they close.
+    tokio::spawn(async move { child.wait().await });
+    Ok(tokio::io::join(output, input))
 }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::context::{Contexts, DEFAULT};
+
 /// The engine's socket when nobody names another.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/hull/hull.sock";
 
@@ -20,6 +22,15 @@ pub(crate) enum Endpoint {
         /// Port number.
         port: u16,
     },
+    /// Another host that is reached by the ssh program of this one.
+    Ssh {
+        /// Login name there; empty: what ssh's own settings say.
+        user: String,
+        /// Name or address.
+        host: String,
+        /// Port number, where it is not what ssh's own settings say.
+        port: Option<u16>,
+    },
 }
 
 /// Why an address cannot be used.
@@ -32,8 +43,13 @@ pub(crate) enum EndpointError {
     #[error("unable to resolve docker endpoint: {0}:// addresses are not supported yet")]
     Scheme(String),
     /// A named context that is not there.
-    #[error("unable to resolve docker endpoint: context {0:?}: context not found: no such context")]
-    NoContext(String),
+    #[error("unable to resolve docker endpoint: context {name:?}: context not found: {cause}")]
+    NoContext {
+        /// Its name.
+        name: String,
+        /// What the file system says.
+        cause: String,
+    },
 }
 
 impl Endpoint {
@@ -48,7 +64,8 @@ impl Endpoint {
             Some(("unix", "")) => Ok(Endpoint::default()),
             Some(("unix", path)) => Ok(Endpoint::Unix(PathBuf::from(path))),
             Some(("tcp" | "http", address)) => parse_tcp(address).ok_or_else(invalid),
-            Some((scheme @ ("ssh" | "npipe" | "fd" | "https"), _)) => {
+            Some(("ssh", address)) => parse_ssh(address).ok_or_else(invalid),
+            Some((scheme @ ("npipe" | "fd" | "https"), _)) => {
                 Err(EndpointError::Scheme(scheme.to_owned()))
             }
             Some(_) => Err(invalid()),
@@ -78,7 +95,7 @@ impl Endpoint {
                 return Endpoint::parse(&host);
             }
         }
-        let chosen = environment("DOCKER_CONTEXT").or_else(|| current_context(config_dir));
+        let chosen = environment("DOCKER_CONTEXT").or_else(|| Contexts::of(config_dir).current());
         match chosen.as_deref() {
             Some(name) => context_endpoint(name, config_dir),
             None => Ok(Endpoint::default()),
@@ -89,7 +106,7 @@ impl Endpoint {
     pub(crate) fn host_header(&self) -> String {
         match self {
             // What Docker's client sends over a unix socket.
-            Endpoint::Unix(_) => "api.moby.localhost".to_owned(),
+            Endpoint::Unix(_) | Endpoint::Ssh { .. } => "api.moby.localhost".to_owned(),
             Endpoint::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
             Endpoint::Tcp { host, port } => format!("{host}:{port}"),
         }
@@ -107,6 +124,11 @@ impl std::fmt::Display for Endpoint {
         match self {
             Endpoint::Unix(path) => write!(f, "unix://{}", path.display()),
             Endpoint::Tcp { .. } => write!(f, "tcp://{}", self.host_header()),
+            Endpoint::Ssh { user, host, port } => {
+                let at = if user.is_empty() { "" } else { "@" };
+                write!(f, "ssh://{user}{at}{host}")?;
+                port.map_or(Ok(()), |port| write!(f, ":{port}"))
+            }
         }
     }
 }
@@ -131,31 +153,45 @@ fn parse_tcp(address: &str) -> Option<Endpoint> {
     })
 }
 
-/// The context that `docker context use` chose, as `~/.docker/config.json` keeps it.
-fn current_context(config_dir: &Path) -> Option<String> {
-    let text = std::fs::read(config_dir.join("config.json")).ok()?;
-    let config: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    let name = config.get("currentContext")?.as_str()?;
-    (!name.is_empty()).then(|| name.to_owned())
+/// `[user@]host[:port]`, as in Docker without a path behind it.
+fn parse_ssh(address: &str) -> Option<Endpoint> {
+    let address = address.strip_suffix('/').unwrap_or(address);
+    let (user, place) = address.rsplit_once('@').unwrap_or(("", address));
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !host.ends_with(':') => (host, Some(port.parse().ok()?)),
+        _ => (place, None),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    // What begins with a dash would be an option of ssh.
+    let plain = |text: &str| !text.starts_with('-') && !text.contains(['/', ' ', '\t']);
+    (!host.is_empty() && plain(host) && plain(user)).then(|| Endpoint::Ssh {
+        user: user.to_owned(),
+        host: host.to_owned(),
+        port,
+    })
 }
 
 fn context_endpoint(name: &str, config_dir: &Path) -> Result<Endpoint, EndpointError> {
-    if name == "default" {
+    if name == DEFAULT {
         return Ok(Endpoint::default());
     }
-    let folders = std::fs::read_dir(config_dir.join("contexts/meta"));
-    let host = folders.into_iter().flatten().flatten().find_map(|folder| {
-        let text = std::fs::read(folder.path().join("meta.json")).ok()?;
-        let meta: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        (meta.get("Name")?.as_str()? == name).then(|| {
-            meta.pointer("/Endpoints/docker/Host")?
-                .as_str()
-                .map(str::to_owned)
-        })?
-    });
-    match host {
-        Some(host) => Endpoint::parse(&host),
-        None => Err(EndpointError::NoContext(name.to_owned())),
+    let contexts = Contexts::of(config_dir);
+    match contexts.find(name) {
+        Ok(context) => Endpoint::parse(&context.host),
+        Err(cause) => Err(EndpointError::NoContext {
+            name: name.to_owned(),
+            cause: not_found(&contexts.meta_path(name), &cause),
+        }),
+    }
+}
+
+/// A failure to open a file in the words of Go.
+pub(crate) fn not_found(path: &Path, cause: &std::io::Error) -> String {
+    match cause.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("open {}: no such file or directory", path.display())
+        }
+        _ => format!("open {}: {cause}", path.display()),
     }
 }
 
@@ -176,6 +212,8 @@ mod tests {
         check("tcp://[::1]:99", "tcp://[::1]:99");
         check(":99", "tcp://127.0.0.1:99");
         check("unix://", "unix:///run/hull/hull.sock");
+        check("ssh://me@far:22", "ssh://me@far:22");
+        check("ssh://far", "ssh://far");
     }
 
     #[test]
@@ -187,8 +225,10 @@ mod tests {
                 .ends_with("invalid bind address format: foo://x")
         );
         assert!(matches!(
-            Endpoint::parse("ssh://host"),
+            Endpoint::parse("npipe://host"),
             Err(EndpointError::Scheme(_))
         ));
+        assert!(Endpoint::parse("ssh://-oProxyCommand=x").is_err());
+        assert!(Endpoint::parse("ssh://me@host/path").is_err());
     }
 }

@@ -10,12 +10,14 @@
 
 mod call;
 mod connection;
+mod context;
 mod endpoint;
 mod error;
 
 pub(crate) use call::{Call, Reply};
 pub(crate) use connection::Hijacked;
-pub(crate) use endpoint::{Endpoint, EndpointError};
+pub(crate) use context::{Context, Contexts, DEFAULT as DEFAULT_CONTEXT};
+pub(crate) use endpoint::{Endpoint, EndpointError, not_found};
 pub(crate) use error::ClientError;
 
 use std::cell::RefCell;

@@ -401,8 +401,12 @@ fn read_profile(path: &str) -> Result<String, String> {
     })?;
     let failed =
         |reason: String| format!("compacting json for seccomp profile ({path}) failed: {reason}");
-    serde_json::from_slice::<serde::de::IgnoredAny>(&bytes)
-        .map_err(|cause| failed(cause.to_string()))?;
+    serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).map_err(|cause| {
+        match cause.is_eof() {
+            true => failed("unexpected end of JSON input".to_owned()),
+            false => failed(cause.to_string()),
+        }
+    })?;
     let text = String::from_utf8(bytes).map_err(|cause| failed(cause.to_string()))?;
     Ok(compact(&text))
 }

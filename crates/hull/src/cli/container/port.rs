@@ -67,7 +67,14 @@ pub(super) fn expose(text: &str, ports: &mut BTreeMap<String, Empty>) -> Result<
         return Err(format!("invalid port format for --expose: {text}"));
     }
     let (range, protocol) = split_protocol(text);
-    let invalid = || format!("invalid range format for --expose: {range}");
+    let invalid = || {
+        let part = range.split('-').find(|part| part.parse::<u16>().is_err());
+        let part = part.unwrap_or_default();
+        format!(
+            "invalid range format for --expose: {range}, error: strconv.ParseUint: parsing \
+             {part:?}: invalid syntax"
+        )
+    };
     let (first, last) = parse_range(range).ok_or_else(invalid)?;
     let protocol = check_protocol(protocol)?;
     for port in first..=last {

@@ -23,6 +23,91 @@ struct Run {
     lenient: u32,
 }
 
+/// The field that a pipeline is, where it is nothing but that.
+fn last_field(pipeline: &Pipeline) -> Option<&str> {
+    let [command] = &pipeline.commands[..] else {
+        return None;
+    };
+    let [operand] = &command[..] else { return None };
+    match &operand.kind {
+        OperandKind::Fields(names) | OperandKind::Variable(_, names) => {
+            names.last().map(String::as_str)
+        }
+        _ => None,
+    }
+}
+
+/// Fields of Docker's answers that are lists in Go, and print as one also where there is none.
+const LISTS: [&str; 31] = [
+    "Aliases",
+    "Args",
+    "Binds",
+    "BlkioWeightDevice",
+    "CapAdd",
+    "CapDrop",
+    "Cmd",
+    "DNSNames",
+    "DeviceCgroupRules",
+    "DeviceRequests",
+    "Devices",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "Entrypoint",
+    "Env",
+    "ExecIDs",
+    "ExtraHosts",
+    "GroupAdd",
+    "Links",
+    "MaskedPaths",
+    "Mounts",
+    "OnBuild",
+    "ReadonlyPaths",
+    "RepoDigests",
+    "RepoTags",
+    "SecurityOpt",
+    "Shell",
+    "Ulimits",
+    "VolumesFrom",
+    "Warnings",
+];
+
+/// Those that are maps.
+const MAPS: [&str; 8] = [
+    "DriverOpts",
+    "ExposedPorts",
+    "Labels",
+    "Options",
+    "PortBindings",
+    "StorageOpt",
+    "Sysctls",
+    "Volumes",
+];
+
+/// Those that point to something.
+const POINTERS: [&str; 7] = [
+    "Health",
+    "Healthcheck",
+    "IPAMConfig",
+    "Init",
+    "MemorySwappiness",
+    "OomKillDisable",
+    "PidsLimit",
+];
+
+/// How Go prints a field of that name that is null.
+fn nothing(name: &str) -> &'static str {
+    if LISTS.contains(&name) {
+        "[]"
+    } else if MAPS.contains(&name) {
+        "map[]"
+    } else if POINTERS.contains(&name) {
+        "<nil>"
+    } else {
+        "<no value>"
+    }
+}
+
 /// How a list of nodes ended.
 #[derive(PartialEq, Eq)]
 enum Flow {
@@ -52,7 +137,10 @@ impl Run {
             Node::Action(pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
                 if pipeline.variables.is_empty() {
-                    self.output.push_str(&display(&value));
+                    self.output.push_str(&match last_field(pipeline) {
+                        Some(name) if value == Value::Null => nothing(name).to_owned(),
+                        _ => display(&value),
+                    });
                 }
                 // What an action declares lives on after it.
                 return Ok(Flow::Next);

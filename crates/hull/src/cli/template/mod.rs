@@ -72,7 +72,7 @@ mod tests {
 
     fn run(template: &str) -> Result<String, TemplateError> {
         let json = r#"{"Name":"/web","Id":"0123456789abcdef","N":3,"F":1.5,"On":true,"Off":false,
-            "State":{"Running":true,"ExitCode":0},"List":["a","b","c"],"Nil":null,
+            "State":{"Running":true,"ExitCode":0},"List":["a","b","c"],"Nil":null,"Cmd":null,
             "Config":{"Labels":{"z":"26","a b":"x"},"Env":["A=1","B=2"]},
             "Ports":{"80/tcp":[{"HostIp":"","HostPort":"8080"}],"443/tcp":null}}"#;
         Template::parse(template)?.execute(&serde_json::from_str(json).unwrap())
@@ -91,6 +91,7 @@ mod tests {
             "[a b c] map[ExitCode:0 Running:true]",
         );
         check("{{.Nil}}", "<no value>");
+        check("{{.Cmd}} {{json .Cmd}}", "[] null");
         check("a{{/* nothing */}}b", "ab");
         check("a {{- .N -}} b", "a3b");
         check("{{.Config.Labels.missing}}", "<no value>");
