@@ -86,7 +86,7 @@ routes! {
     DELETE "/images/{name..}" => images::remove;
     GET "/distribution/{name..}/json" => distribution;
     POST "/build" => build;
-    POST "/build/prune" => build;
+    POST "/build/prune" => prune::build_cache;
     POST "/build/cancel" => build;
     POST "/session" => session;
     POST "/grpc" => session;

@@ -141,7 +141,11 @@ fn rows(image: &Value, by_digest: bool, no_trunc: bool) -> Vec<Value> {
         .collect()
 }
 
-fn row(image: &Value, (repository, tag, digest): (&str, &str, &str), no_trunc: bool) -> Value {
+pub(super) fn row(
+    image: &Value,
+    (repository, tag, digest): (&str, &str, &str),
+    no_trunc: bool,
+) -> Value {
     let id = image.text(&["Id"]);
     let created = image.int(&["Created"]);
     let size = |name, digits| units::human_size_with_precision(image.int(&[name]) as f64, digits);

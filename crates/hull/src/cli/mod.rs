@@ -19,6 +19,7 @@ mod create;
 mod daemon;
 mod detach;
 mod diff;
+mod disk;
 mod events;
 mod exec;
 mod export;

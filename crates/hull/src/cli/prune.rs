@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::session::{Session, print};
 use super::value::Value;
 use super::{Command, filter, units};
+use crate::client::{ApiVersion, Client};
 
 /// What one sort of thing needs to be pruned.
 struct Kind {
@@ -64,9 +65,17 @@ const ALL_IMAGES: Kind = Kind {
     ..DANGLING_IMAGES
 };
 
+const BUILD_CACHE: Kind = Kind {
+    path: "/build/prune",
+    warning: "WARNING! This will remove all dangling build cache.",
+    removed: "CachesDeleted",
+    title: "Deleted build cache objects:",
+    counts_space: true,
+};
+
 /// Options of every prune.
 #[derive(Debug, clap::Args)]
-struct PruneOptions {
+pub(super) struct PruneOptions {
     /// Provide filter values
     #[arg(
         long,
@@ -101,17 +110,103 @@ impl PruneOptions {
     }
 }
 
+/// First version of the API in which only anonymous volumes are pruned unless all are asked for.
+const ANONYMOUS_ONLY: ApiVersion = ApiVersion::minor(42);
+
+impl PruneOptions {
+    /// Everything that nothing uses, in the order in which one frees the next.
+    pub(super) async fn run_all(
+        self,
+        session: &Session,
+        all_images: bool,
+        volumes: bool,
+    ) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let images = if all_images {
+            &ALL_IMAGES
+        } else {
+            &DANGLING_IMAGES
+        };
+        if !self.force && !confirmed(&self.warning_of_all(client, all_images, volumes).await?)? {
+            return Ok(());
+        }
+        let dangling = if all_images { "false" } else { "true" };
+        let mut steps = vec![(&CONTAINERS, None), (&NETWORKS, None)];
+        if volumes {
+            steps.push((&ANONYMOUS_VOLUMES, None));
+        }
+        steps.push((images, Some(("dangling", dangling))));
+        steps.push((&BUILD_CACHE, None));
+        let mut space = 0;
+        for (kind, more) in steps {
+            let mut filters = self.filter.clone();
+            filters.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let call = client
+                .post(kind.path)
+                .query_some("filters", filter::to_query(&filters));
+            let answer: Value = call.receive().await?;
+            space += answer.int(&["SpaceReclaimed"]);
+            print(&kind.removed_lines(&answer))?;
+        }
+        let space = units::human_size_with_precision(space as f64, 4);
+        print(&format!("Total reclaimed space: {space}\n"))
+    }
+
+    async fn warning_of_all(
+        &self,
+        client: &Client,
+        all_images: bool,
+        volumes: bool,
+    ) -> Result<String, Failure> {
+        let mut lines = vec![
+            "all stopped containers",
+            "all networks not used by at least one container",
+        ];
+        if volumes {
+            lines.push(if client.version().await? >= ANONYMOUS_ONLY {
+                "all anonymous volumes not used by at least one container"
+            } else {
+                "all volumes not used by at least one container"
+            });
+        }
+        lines.extend(if all_images {
+            [
+                "all images without at least one container associated to them",
+                "all build cache",
+            ]
+        } else {
+            ["all dangling images", "unused build cache"]
+        });
+        let mut text = "WARNING! This will remove:\n".to_owned();
+        for line in lines {
+            text.push_str(&format!("  - {line}\n"));
+        }
+        if !self.filter.is_empty() {
+            text.push_str("\n  Items to be pruned will be filtered with:\n");
+            for (name, value) in &self.filter {
+                text.push_str(&format!("  - {name}={value}\n"));
+            }
+        }
+        Ok(text)
+    }
+}
+
 impl Kind {
-    fn report(&self, answer: &Value) -> String {
+    /// The lines about what is gone; nothing where nothing is.
+    fn removed_lines(&self, answer: &Value) -> String {
         let lines: Vec<String> = answer
             .items(&[self.removed])
             .iter()
             .map(removed_line)
             .collect();
-        let mut text = String::new();
-        if !lines.is_empty() {
-            text = format!("{}\n{}\n\n", self.title, lines.join("\n"));
+        if lines.is_empty() {
+            return String::new();
         }
+        format!("{}\n{}\n\n", self.title, lines.join("\n"))
+    }
+
+    fn report(&self, answer: &Value) -> String {
+        let mut text = self.removed_lines(answer);
         if self.counts_space {
             let space = answer.int(&["SpaceReclaimed"]) as f64;
             let space = units::human_size_with_precision(space, 4);
@@ -215,7 +310,10 @@ impl Command for VolumePrune {
     const ABOUT: &str = "Remove unused local volumes";
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
-        let (kind, more) = if self.all {
+        let old = session.client().await?.version().await? < ANONYMOUS_ONLY;
+        let (kind, more) = if old {
+            (&ALL_VOLUMES, None)
+        } else if self.all {
             (&ALL_VOLUMES, Some(("all", "1")))
         } else {
             (&ANONYMOUS_VOLUMES, None)

@@ -118,7 +118,7 @@ impl Command for Ps {
     }
 }
 
-fn row(container: &Value, no_trunc: bool) -> Value {
+pub(super) fn row(container: &Value, no_trunc: bool) -> Value {
     let cut = |text: &str, length| {
         if no_trunc {
             text.to_owned()

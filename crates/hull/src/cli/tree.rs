@@ -10,7 +10,7 @@ use clap::{ArgMatches, Args};
 use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
-    Command, DaemonOptions, arguments, attach, bootstrap, commit, context, cp, create, diff,
+    Command, DaemonOptions, arguments, attach, bootstrap, commit, context, cp, create, diff, disk,
     events, exec, export, generate, history, image_list, import, info, inspect, kill, later, load,
     logs, network, pause, port, prune, ps, pull, rename, rm, rmi, run, start, stats, stop, system,
     tag, top, update, version, volume, wait,
@@ -235,8 +235,10 @@ static GROUPS: &[Group] = &[
         name: "system",
         about: "Manage the engine",
         entries: &[
+            at::<disk::DiskUsage>(&["df"]),
             at::<events::Events>(&["events"]),
             at::<info::Info>(&["info"]),
+            at::<disk::SystemPrune>(&["prune"]),
             at::<system::DialStdio>(&["dial-stdio"]),
             at::<system::Shutdown>(&["shutdown"]),
             at::<system::Verify>(&["verify"]),
@@ -284,7 +286,9 @@ pub(super) fn parser(entry: &Entry, path: &str) -> clap::Command {
     let program = arguments::program_name();
     let usage = format!("{program} {path} {}", entry.usage);
     let usage = usage.replace("\n\t", &format!("\n       {program} "));
-    let command = clap::Command::new(entry.name()).override_usage(usage);
+    let command = clap::Command::new(entry.name())
+        .override_usage(usage)
+        .help_template("Usage:  {usage}\n\n{about}\n\nOptions:\n{options}");
     about(
         arguments::like_docker((entry.augment)(command)),
         entry.about,
