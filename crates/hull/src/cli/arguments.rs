@@ -221,17 +221,23 @@ pub(crate) fn unknown_command(path: &str, name: &str, nearest: Option<&str>) -> 
     let program = program_name();
     let space = if path.is_empty() { "" } else { " " };
     let mut message = format!("{program}: unknown command: {program} {path}{space}{name}");
-    if let Some(nearest) = nearest {
-        message.push_str(&format!(
-            "\n\nhint: did you mean '{program} {path}{space}{nearest}'?"
-        ));
-    }
     if !path.is_empty() {
-        message.push_str(&format!("\n\nUsage:  {program} {path} COMMAND"));
+        // As docker's two ways to define a group print it.
+        let what = if matches!(path, "volume" | "context") {
+            " COMMAND"
+        } else {
+            ""
+        };
+        message.push_str(&format!("\n\nUsage:  {program} {path}{what}"));
     }
     message.push_str(&format!(
         "\n\nRun '{program} {path}{space}--help' for more information"
     ));
+    if let Some(nearest) = nearest {
+        message.push_str(&format!(
+            "\nhint: did you mean '{program} {path}{space}{nearest}'?"
+        ));
+    }
     Failure::new(message)
 }
 

@@ -318,13 +318,14 @@ impl Command for ContextRemove {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let contexts = contexts(session);
         let chosen = contexts.current();
+        let current = current(session);
         let mut failures = Vec::new();
         for name in &self.names {
             let problem = if name == DEFAULT_CONTEXT {
                 Some("context \"default\" cannot be removed".to_owned())
             } else if contexts.find(name).is_err() && !self.force {
                 Some(format!("context {name:?} does not exist"))
-            } else if chosen.as_deref() == Some(name) && !self.force {
+            } else if *name == current && !self.force {
                 Some(format!(
                     "context {name:?} is in use, set -f flag to force remove"
                 ))

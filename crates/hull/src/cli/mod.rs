@@ -145,7 +145,7 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
     };
     if words.is_empty() {
         session::warn(&tree::group_help(group));
-        return Err(Failure::status(1));
+        return Ok(ExitCode::SUCCESS);
     }
     if words[0] == "--help" || words[0] == "-h" {
         return tree::print_help(&[OsString::from(name)]).map(|()| ExitCode::SUCCESS);
