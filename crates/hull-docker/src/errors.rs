@@ -126,19 +126,18 @@ fn sentence(error: &EngineError) -> String {
         EngineError::StartFailed { text, .. } => start_sentence(text),
         EngineError::ImageInUse {
             image,
+            reference,
             container,
-            running: true,
-        } => format!(
-            "conflict: unable to delete {image} (cannot be forced) - image is being used by \
-             running container {container}"
+            running,
+        } => image_in_use(
+            &image.hex()[..12],
+            reference.as_deref(),
+            container,
+            *running,
         ),
-        EngineError::ImageInUse {
-            image,
-            container,
-            running: false,
-        } => format!(
-            "conflict: unable to delete {image} (must be forced) - image is being used by stopped \
-             container {container}"
+        EngineError::NoSuchPlatform { image, platform } => format!(
+            "image with reference {image} was found but does not provide the specified platform \
+             ({platform})"
         ),
         EngineError::ImageConflict(_)
         | EngineError::Invalid(_)
@@ -146,6 +145,25 @@ fn sentence(error: &EngineError) -> String {
         | EngineError::Unavailable(_)
         | EngineError::WrongState(_)
         | EngineError::Step { .. } => error.chain(),
+    }
+}
+
+/// Docker speaks of the name where one was to be removed.
+fn image_in_use(image: &str, reference: Option<&str>, container: &str, running: bool) -> String {
+    let (force, state) = if running {
+        ("cannot be forced", "running")
+    } else {
+        ("must be forced", "stopped")
+    };
+    match reference {
+        Some(name) => format!(
+            "conflict: unable to remove repository reference \"{name}\" (must force) - container \
+             {container} is using its referenced image {image}"
+        ),
+        None => format!(
+            "conflict: unable to delete {image} ({force}) - image is being used by {state} \
+             container {container}"
+        ),
     }
 }
 

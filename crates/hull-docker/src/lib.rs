@@ -17,6 +17,7 @@ mod body;
 mod client;
 mod detach;
 mod errors;
+mod fetch;
 mod filter;
 mod host;
 mod query;

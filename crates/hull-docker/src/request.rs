@@ -105,30 +105,7 @@ impl Call {
 
     /// The body as a blocking reader, for the engine's pools; it is read as fast as that reads.
     pub(crate) fn into_upload(self) -> Upload {
-        let (pieces, incoming) = mpsc::channel(UPLOAD_PIECES_MAX);
-        let mut body = self.request.into_body();
-        // Ends with the body: at its end, with the connection, or when enough was drained.
-        tokio::spawn(async move {
-            let mut drained = 0;
-            while let Some(frame) = body.frame().await {
-                let piece = match frame.map(Frame::into_data) {
-                    Ok(Ok(bytes)) => Ok(bytes),
-                    Ok(Err(_trailers)) => continue,
-                    Err(cause) => Err(io::Error::other(cause)),
-                };
-                let (failed, size) = (piece.is_err(), piece.as_ref().map_or(0, Bytes::len));
-                if pieces.send(piece).await.is_err() {
-                    drained += size;
-                }
-                if failed || drained > UPLOAD_DRAIN_BYTES_MAX {
-                    return;
-                }
-            }
-        });
-        Upload {
-            incoming,
-            current: Bytes::new(),
-        }
+        Upload::of(self.request.into_body())
     }
 }
 
@@ -178,6 +155,35 @@ pub(crate) async fn drain(body: &mut Incoming) {
 pub(crate) struct Upload {
     incoming: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
+}
+
+impl Upload {
+    /// Reads a body, ours or that of an answer.
+    pub(crate) fn of(mut body: Incoming) -> Self {
+        let (pieces, incoming) = mpsc::channel(UPLOAD_PIECES_MAX);
+        // Ends with the body: at its end, with the connection, or when enough was drained.
+        tokio::spawn(async move {
+            let mut drained = 0;
+            while let Some(frame) = body.frame().await {
+                let piece = match frame.map(Frame::into_data) {
+                    Ok(Ok(bytes)) => Ok(bytes),
+                    Ok(Err(_trailers)) => continue,
+                    Err(cause) => Err(io::Error::other(cause)),
+                };
+                let (failed, size) = (piece.is_err(), piece.as_ref().map_or(0, Bytes::len));
+                if pieces.send(piece).await.is_err() {
+                    drained += size;
+                }
+                if failed || drained > UPLOAD_DRAIN_BYTES_MAX {
+                    return;
+                }
+            }
+        });
+        Self {
+            incoming,
+            current: Bytes::new(),
+        }
+    }
 }
 
 impl Read for Upload {

@@ -25,6 +25,8 @@ pub struct CreateRequest {
     pub name: Option<String>,
     /// Image as the user wrote it: name, tag, digest or id.
     pub image: String,
+    /// What the image must be for, `os/arch[/variant]`; none: whatever it is.
+    pub platform: Option<String>,
     /// What runs; image defaults are merged in by the engine.
     pub config: ContainerConfig,
     /// How it is held.
@@ -265,8 +267,49 @@ pub struct Image {
     pub layers: Vec<Digest>,
     /// Bytes of each layer file, in the order of `layers`.
     pub layer_sizes: Vec<u64>,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Bytes of its manifest.
+    pub manifest_bytes: u64,
+    /// What its manifest is.
+    pub manifest_type: String,
+    /// Bytes of its manifest and of its layers as they came.
+    pub content_bytes: u64,
     /// How many containers were made of it.
     pub containers: usize,
+}
+
+/// What images take on the disk, as `du` counts it.
+#[derive(Debug, Clone, Default)]
+pub struct ImagesUsage {
+    /// Bytes of all images, and of what is half done.
+    pub total: u64,
+    /// Each image with its own share.
+    pub images: Vec<ImageUsage>,
+}
+
+/// What one image takes on the disk.
+#[derive(Debug, Clone)]
+pub struct ImageUsage {
+    /// The image.
+    pub image: Image,
+    /// Bytes of all its parts.
+    pub total: u64,
+    /// Bytes of those that another image has too.
+    pub shared: u64,
+}
+
+/// Which images a prune removes.
+#[derive(Debug, Clone, Default)]
+pub struct ImagePrune {
+    /// Those with names too, not only dangling ones.
+    pub all: bool,
+    /// Only those made before, nanoseconds since the epoch.
+    pub until_ns: Option<i64>,
+    /// Only those with all of these labels: a key, perhaps with a value.
+    pub labels: Vec<(String, Option<String>)>,
+    /// Only those without any of these.
+    pub no_labels: Vec<(String, Option<String>)>,
 }
 
 /// What removing an image did, in Docker's order.
@@ -276,6 +319,8 @@ pub enum ImageRemoval {
     Untagged(String),
     /// The image is gone.
     Deleted(Digest),
+    /// A stack of layers is gone, by its chain id.
+    LayerDeleted(Digest),
 }
 
 /// How a start failed or how a process ended, for `State` of inspect.

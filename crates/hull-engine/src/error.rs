@@ -3,7 +3,7 @@
 //! Variants are the cases in which an edge words its own sentence because clients parse it;
 //! everything else carries a sentence of the failed step and its cause.
 
-use hull_model::{ErrorKind, SandboxId};
+use hull_model::{Digest, ErrorKind, SandboxId};
 
 /// A cause, boxed so that every driver's error fits.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -62,12 +62,22 @@ pub enum EngineError {
     /// An image is in use by a container.
     #[error("image {image} is in use by container {container}")]
     ImageInUse {
-        /// As the user named it.
-        image: String,
+        /// Its id.
+        image: Digest,
+        /// The name that was to be removed; none: the image itself.
+        reference: Option<String>,
         /// Short id of the container.
         container: String,
         /// Whether it runs.
         running: bool,
+    },
+    /// An image is there, but not for this platform.
+    #[error("image {image} is not for the platform {platform}")]
+    NoSuchPlatform {
+        /// As the user named it.
+        image: String,
+        /// What was asked for.
+        platform: String,
     },
     /// An image has several names, or children, and is not removed without force.
     #[error("{0}")]
@@ -98,9 +108,10 @@ impl EngineError {
     /// The kind, for the edges' tables.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchContainer(_) | Self::NoSuchImage(_) | Self::NoSuchExec(_) => {
-                ErrorKind::NotFound
-            }
+            Self::NoSuchContainer(_)
+            | Self::NoSuchImage(_)
+            | Self::NoSuchPlatform { .. }
+            | Self::NoSuchExec(_) => ErrorKind::NotFound,
             Self::Ambiguous(_) | Self::Invalid(_) | Self::StartFailed { .. } => {
                 ErrorKind::InvalidArgument
             }

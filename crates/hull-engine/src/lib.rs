@@ -34,14 +34,15 @@ pub use defaults::HostDefaults;
 pub use error::{Cause, EngineError, Result};
 pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
-    Image, ImageRemoval, ImportRequest, LogLine, LogsRequest, Network, Progress, RemoveOptions,
-    WaitCondition, Waited,
+    Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLine, LogsRequest, Network,
+    Progress, RemoveOptions, WaitCondition, Waited,
 };
 use hull_model::event::Happening;
 use hull_model::state::State;
@@ -488,40 +489,63 @@ impl Images<'_> {
     /// # Errors
     /// `NoSuchImage`, `Ambiguous`.
     pub fn resolve(&self, name: &str) -> Result<Image> {
-        self.0.images.view(name).map(|image| self.counted(image))
+        let mut image = self.0.images.view(name)?;
+        let containers = self.0.containers.snapshots();
+        let of_it = containers.iter().filter(|c| c.spec.image == image.id);
+        image.containers = of_it.count();
+        Ok(image)
     }
 
     /// All images, newest first.
     pub fn list(&self) -> Vec<Image> {
-        self.0
-            .images
-            .list()
-            .into_iter()
-            .map(|image| self.counted(image))
-            .collect()
+        let mut counts: HashMap<Digest, usize> = HashMap::new();
+        for container in self.0.containers.snapshots() {
+            *counts.entry(container.spec.image).or_default() += 1;
+        }
+        let mut images = self.0.images.list();
+        for image in &mut images {
+            image.containers = counts.get(&image.id).copied().unwrap_or_default();
+        }
+        images
     }
 
-    fn counted(&self, mut image: Image) -> Image {
-        let bytes = |layer| self.0.layer_bytes(layer);
-        image.layer_sizes = image.layers.iter().map(bytes).collect();
-        let containers = self.0.containers.snapshots();
-        image.containers = containers
-            .iter()
-            .filter(|c| c.spec.image == image.id)
-            .count();
-        image
-    }
-
-    /// Loads a docker archive or OCI layout, compressed or not.
+    /// Whether an image is for a platform, `os/arch[/variant]`.
     ///
     /// # Errors
-    /// What is wrong with the archive; images that were whole before that stay.
+    /// `Invalid`: that is no platform.
+    pub fn is_for(&self, image: &Image, platform: &str) -> Result<bool> {
+        object::image::is_for(image, platform)
+    }
+
+    /// What the images take on the disk, as `du` counts it.
+    ///
+    /// # Errors
+    /// When the data root cannot be read.
+    pub async fn usage(&self) -> Result<ImagesUsage> {
+        let mut usage = object::image::usage(self.0).await?;
+        let counts: HashMap<Digest, usize> = self
+            .list()
+            .into_iter()
+            .map(|image| (image.id, image.containers))
+            .collect();
+        for row in &mut usage.images {
+            row.image.containers = counts.get(&row.image.id).copied().unwrap_or_default();
+        }
+        Ok(usage)
+    }
+
+    /// Loads a docker archive or OCI layout, compressed or not; of an image for many platforms
+    /// the one that is asked for (`os/arch[/variant]`), or this host's.
+    ///
+    /// # Errors
+    /// What is wrong with the archive: then nothing of it is kept.
     pub async fn load(
         &self,
         reader: Box<dyn std::io::Read + Send>,
+        platform: Option<&str>,
         progress: mpsc::Sender<Progress>,
     ) -> Result<()> {
-        object::image::load(self.0, reader, progress).await
+        object::image::load(self.0, reader, platform, progress).await
     }
 
     /// Makes an image of one root file system; returns its id.
@@ -539,13 +563,14 @@ impl Images<'_> {
     /// Writes images as a docker archive that is an OCI layout too.
     ///
     /// # Errors
-    /// `NoSuchImage`, or the writer's.
+    /// `NoSuchImage`, `NoSuchPlatform`, or the writer's.
     pub async fn save(
         &self,
         names: Vec<String>,
+        platform: Option<&str>,
         writer: Box<dyn std::io::Write + Send>,
     ) -> Result<()> {
-        object::image::save(self.0, names, writer).await
+        object::image::save(self.0, names, platform, writer).await
     }
 
     /// Gives an image a further name.
@@ -564,11 +589,11 @@ impl Images<'_> {
         object::image::remove(self.0, name, force).await
     }
 
-    /// Removes dangling images (or all without containers); returns what went and freed bytes.
+    /// Removes images without containers; returns what went and freed bytes.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn prune(&self, all: bool) -> Result<(Vec<ImageRemoval>, u64)> {
-        object::image::prune(self.0, all).await
+    pub async fn prune(&self, which: &ImagePrune) -> Result<(Vec<ImageRemoval>, u64)> {
+        object::image::prune(self.0, which).await
     }
 }

@@ -19,7 +19,7 @@ use crate::jobs::{Jobs, Pool};
 use crate::network::Network;
 use crate::object::container::Request;
 use crate::object::exec::ExecTable;
-use crate::object::image::ImageTable;
+use crate::object::image::{self, ImageTable};
 use crate::object::registry::Registry;
 use crate::recover;
 use crate::store::{Change, Contents, Key, Store};
@@ -81,6 +81,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         config,
     });
     recover::containers(&core, &contents).await?;
+    image::sweep_at_start(&core).await;
     Ok(core)
 }
 

@@ -105,15 +105,18 @@ fn bytes(core: &Core) -> Vec<String> {
         Ok(problems) => problems.iter().map(ToString::to_string).collect(),
         Err(error) => vec![format!("the layer store cannot be read: {error}")],
     };
-    let (blobs, layers) = core.images.named();
-    for layer in &layers {
+    let (named, complete) = core.images.named();
+    if !complete {
+        problems.push("an image cannot be read; the log says which and why".to_owned());
+    }
+    for layer in &named.layers {
         if !core.storage.layer_path(layer).exists() {
             problems.push(format!(
                 "layer {layer} of an image is not there; load the image again"
             ));
         }
     }
-    for blob in &blobs {
+    for blob in &named.blobs {
         if !core.storage.has_blob(blob).unwrap_or(false) {
             problems.push(format!(
                 "blob {blob} of an image is not there; load the image again"

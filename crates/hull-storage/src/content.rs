@@ -8,11 +8,11 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use hull_model::Digest;
-use hull_os::durable::{self, Durability};
+use hull_os::durable::Durability;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{At, Error, Result};
-use crate::store::{Store, Temporary};
+use crate::store::{Discarded, Store, Temporary};
 
 /// SHA-256 over what goes by, and its length.
 #[derive(Debug, Clone, Default)]
@@ -199,8 +199,12 @@ impl Store {
 
     /// Removes a blob; says whether there was one.
     pub fn remove_blob(&self, digest: &Digest) -> Result<bool> {
-        let path = self.blob_path(digest);
-        durable::remove_if_exists(&path).at("remove blob", &path)
+        Ok(self.discard_blob(digest)?.is_some())
+    }
+
+    /// Takes a blob's name away; its space is free when what is returned is dropped.
+    pub fn discard_blob(&self, digest: &Digest) -> Result<Option<Discarded>> {
+        self.discard(&self.blob_path(digest))
     }
 
     /// All blobs, in the order of their digests. Files with other names are not ours to list.

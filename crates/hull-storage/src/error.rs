@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hull_model::{Digest, ErrorKind};
 
 use crate::erofs::Damage;
-use crate::image::{ChangeFault, ReferenceFault};
+use crate::image::{ChangeFault, Reference, ReferenceFault};
 use crate::layer::EntryFault;
 use crate::tar::TarFault;
 
@@ -59,14 +59,6 @@ pub enum Error {
         /// What is wrong with it.
         #[source]
         cause: EntryFault,
-    },
-    /// A stream is compressed in a way that we do not read.
-    #[error("{what} is compressed with {format}, which is not supported")]
-    Compression {
-        /// What was read.
-        what: &'static str,
-        /// The format that was recognised.
-        format: &'static str,
     },
     /// Contents are not those that were promised.
     #[error("{what} has the digest {actual}, not {expected}")]
@@ -133,6 +125,27 @@ pub enum Error {
         #[source]
         cause: ReferenceFault,
     },
+    /// A part of an archive failed; the cause says why.
+    #[error("{part}")]
+    Part {
+        /// Which image or layer, by its name in the archive.
+        part: String,
+        /// Why.
+        #[source]
+        cause: Box<Error>,
+    },
+    /// An archive has no image for the wanted platform.
+    #[error("image archive: it has no image for the platform {platform}")]
+    NoPlatform {
+        /// What was wanted.
+        platform: String,
+    },
+    /// A text is not a platform.
+    #[error("platform {text:?} is not of the form os[/arch[/variant]]")]
+    Platform {
+        /// What was given.
+        text: String,
+    },
     /// A change of an image's configuration is malformed.
     #[error("change {text:?}")]
     Change {
@@ -148,6 +161,22 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Names the part that failed.
+    pub(crate) fn of(self, part: String) -> Self {
+        Self::Part {
+            part,
+            cause: Box::new(self),
+        }
+    }
+
+    /// Names the image that failed: by what it is called, or else by a document of it.
+    pub(crate) fn of_image(self, names: &[Reference], document: &str) -> Self {
+        match names.first() {
+            Some(name) => self.of(format!("image {}", name.familiar())),
+            None => self.of(format!("image {document}")),
+        }
+    }
+
     /// What sort of failure this is, for the edges.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -169,7 +198,6 @@ impl Error {
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ErrorKind::Cancelled,
                 _ => ErrorKind::of_io(cause),
             },
-            Error::Compression { .. } => ErrorKind::Unsupported,
             Error::Tar { .. }
             | Error::Entry { .. }
             | Error::WrongDigest { .. }
@@ -177,9 +205,11 @@ impl Error {
             | Error::Archive { .. }
             | Error::Json { .. }
             | Error::Reference { .. }
+            | Error::Platform { .. }
             | Error::Change { .. } => ErrorKind::InvalidArgument,
             Error::Limit { .. } => ErrorKind::LimitReached,
-            Error::Missing { .. } => ErrorKind::NotFound,
+            Error::Missing { .. } | Error::NoPlatform { .. } => ErrorKind::NotFound,
+            Error::Part { cause, .. } => cause.kind(),
             Error::Damaged(_) => ErrorKind::Internal,
         }
     }

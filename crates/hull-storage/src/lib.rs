@@ -21,11 +21,13 @@ mod error;
 mod layer;
 mod mounts;
 mod store;
+mod usage;
 mod verify;
 
 pub use content::{Blob, BlobWriter, Expected, Hasher};
 pub use error::{Error, Result};
 pub use layer::{Compression, EntryFault, IngestOptions, LAYER_BYTES_MAX, Layer, PATH_BYTES_MAX};
 pub use mounts::{Backing, LayerMounts, MountError, Mounted};
-pub use store::Store;
+pub use store::{Discarded, Store};
+pub use usage::Usage;
 pub use verify::Difference;

@@ -4,10 +4,11 @@
 //! <root>/blobs/sha256/<hex>     blobs as they came, synced before they get their name
 //! <root>/layers/<hex>.erofs     one image per layer, named by its diff id, mode 0444
 //! <root>/layers/<hex>.ok        empty: the image of this name is synced, see `sync_layer`
-//! <root>/ingest/<n>.<what>      half-done work, removed when the store is opened
+//! <root>/ingest/<n>.<what>      half-done work and what is on its way out, removed at the next open
 //! ```
 
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +38,20 @@ pub(crate) struct Temporary {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     published: bool,
+}
+
+/// A file that has lost its name; its space is given back when this is dropped.
+///
+/// Taking a name away takes microseconds, freeing the blocks of a large layer a good part of a
+/// second: the first is done under a lock, the second wherever there is time.
+#[derive(Debug)]
+pub struct Discarded(PathBuf);
+
+impl Drop for Discarded {
+    fn drop(&mut self) {
+        // What stays is removed when the store is opened the next time.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 impl Store {
@@ -70,7 +85,7 @@ impl Store {
         self.root.join("layers")
     }
 
-    fn ingest_dir(&self) -> PathBuf {
+    pub(crate) fn ingest_dir(&self) -> PathBuf {
         self.root.join("ingest")
     }
 
@@ -78,10 +93,28 @@ impl Store {
         self.blobs_dir().join(digest.hex())
     }
 
+    fn temporary_path(&self, what: &str) -> PathBuf {
+        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
+        self.ingest_dir().join(format!("{number}.{what}"))
+    }
+
+    /// Takes the name of a file away; none when there was no such file.
+    pub(crate) fn discard(&self, path: &Path) -> Result<Option<Discarded>> {
+        let away = self.temporary_path("gone");
+        match durable::publish(path, &away, Durability::Lost) {
+            Ok(()) => Ok(Some(Discarded(away))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // A full disk may have no room for the other name.
+            Err(_) => {
+                let removed = durable::remove_if_exists(path).at("remove", path)?;
+                Ok(removed.then_some(Discarded(away)))
+            }
+        }
+    }
+
     /// Starts a file that nobody else sees.
     pub(crate) fn temporary(&self, what: &str) -> Result<Temporary> {
-        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let path = self.ingest_dir().join(format!("{number}.{what}"));
+        let path = self.temporary_path(what);
         let mut options = OpenOptions::new();
         let file = options
             .read(true)

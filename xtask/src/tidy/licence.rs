@@ -20,6 +20,8 @@ const PERMITTED: &[&str] = &[
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
+    // That of BSD in other words; OSI-approved.
+    "bzip2-1.0.6",
 ];
 
 /// Exceptions only add permissions, yet each is named so that a new one is seen.

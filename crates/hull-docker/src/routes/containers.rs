@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use futures_util::stream;
 use http::StatusCode;
-use hull_engine::api::{Change, Container, RemoveOptions, WaitCondition};
+use hull_engine::api::{Change, Container, CreateRequest, RemoveOptions, WaitCondition};
 use hull_engine::{EngineError, Images};
 use hull_model::{SandboxId, signal};
 use serde::Serialize;
@@ -253,12 +253,13 @@ pub(super) async fn create(mut call: Call) -> Answer {
         "" => None,
         name => Some(parse_name(name)?),
     };
+    let platform = Some(call.query.get("platform").to_owned()).filter(|p| !p.is_empty());
     let body: CreateBody = call.json().await?;
-    let created = call
-        .engine()
-        .containers()
-        .create(body.into_request(name)?)
-        .await?;
+    let request = CreateRequest {
+        platform,
+        ..body.into_request(name)?
+    };
+    let created = call.engine().containers().create(request).await?;
     let answer = CreateAnswer {
         id: created.id.to_string(),
         warnings: created.warnings,

@@ -14,11 +14,13 @@ use tokio::task::JoinHandle;
 
 use crate::body::{Body, empty, json, json_line, reply};
 use crate::errors::ApiError;
+use crate::fetch::fetch;
 use crate::filter::Filters;
+use crate::query::Query;
 use crate::request::{ApiMinor, Call};
 use crate::router::Answer;
 use crate::time;
-use crate::wire::image::{Inspect, Summary, history as rows_of, labels};
+use crate::wire::image::{Asked, Inspect, Summary, history as rows_of, labels};
 
 const FILTERS: [&str; 7] = [
     "dangling",
@@ -31,6 +33,10 @@ const FILTERS: [&str; 7] = [
 ];
 /// First version without `VirtualSize`.
 const MINOR_NO_VIRTUAL_SIZE: ApiMinor = 44;
+/// First version that tells of an image's manifests.
+const MINOR_MANIFESTS: ApiMinor = 47;
+/// First version that tells of the manifest's descriptor.
+const MINOR_DESCRIPTOR: ApiMinor = 48;
 /// Pieces of an archive that wait for the client to read them.
 const SAVE_PIECES_MAX: usize = 8;
 /// Bytes of one such piece.
@@ -43,53 +49,63 @@ pub(super) async fn list(call: Call) -> Answer {
     let images = call.engine().images();
     let dangling = filters.switch("dangling")?;
     let until = filters.until_ns(time::now_ns())?;
-    let created = |name: &str| match filters.get(name).first() {
-        Some(image) => Ok::<_, ApiError>(Some(images.resolve(image)?.created_ns)),
-        None => Ok(None),
+    let created = |name: &str| match filters.get(name) {
+        [] => Ok::<_, ApiError>(None),
+        [image] => Ok(Some(images.resolve(image)?.created_ns)),
+        _ => Err(ApiError::invalid(format!("invalid filter '{name}'"))),
     };
     let (before, since) = (created("before")?, created("since")?);
-    let all = images.list();
-    let shown = all.iter().filter(|image| {
+    let is_shown = |image: &Image| {
         dangling.is_none_or(|wanted| wanted == image.tags.is_empty())
-            && until.is_none_or(|until| image.created_ns < until)
+            && until.is_none_or(|until| image.created_ns <= until)
             && before.is_none_or(|before| image.created_ns < before)
             && since.is_none_or(|since| image.created_ns > since)
             && filters.labels("label", &labels(image).unwrap_or_default())
             && filters.no_labels("label!", &labels(image).unwrap_or_default())
-            && filters.any("reference", |pattern| has_reference(image, pattern))
-    });
-    let old = call.minor < MINOR_NO_VIRTUAL_SIZE;
-    let shared = call.query.flag("shared-size");
-    let rows: Vec<_> = shown
-        .map(|image| Summary::show(image, shared.then(|| shared_bytes(image, &all)), old))
-        .collect();
+    };
+    let asked = Asked {
+        old_client: call.minor < MINOR_NO_VIRTUAL_SIZE,
+        shared: call.query.flag("shared-size"),
+        manifests: call.query.flag("manifests") && call.minor >= MINOR_MANIFESTS,
+        descriptor: call.minor >= MINOR_DESCRIPTOR,
+    };
+    let usage = match asked.shared {
+        true => images.usage().await?.images,
+        false => Vec::new(),
+    };
+    let mut rows = Vec::new();
+    for mut image in images.list().into_iter().filter(is_shown) {
+        if !filters.get("reference").is_empty() {
+            // Only the names that fit are shown.
+            let fits =
+                |name: &String| filters.any("reference", |pattern| fits_reference(pattern, name));
+            image.tags.retain(fits);
+            image.digests.retain(fits);
+            if image.tags.is_empty() && image.digests.is_empty() {
+                continue;
+            }
+        }
+        let shared = usage.iter().find(|row| row.image.id == image.id);
+        rows.push(Summary::show(&image, shared.map(|row| row.shared), asked));
+    }
     json(&rows)
 }
 
-/// Bytes of the layers that another image has too.
-pub(super) fn shared_bytes(image: &Image, all: &[Image]) -> u64 {
-    let others = || all.iter().filter(|other| other.id != image.id);
-    image
-        .layers
-        .iter()
-        .zip(&image.layer_sizes)
-        .filter(|(layer, _)| others().any(|other| other.layers.contains(layer)))
-        .map(|(_, size)| size)
-        .sum()
+/// Whether a name fits a pattern of shell letters, with or without its tag; parts that the pattern
+/// leaves out in front, as people do, do not count.
+fn fits_reference(pattern: &str, name: &str) -> bool {
+    let cut = name
+        .rfind(['@', ':'])
+        .filter(|&at| !name[at..].contains('/'));
+    let bare = &name[..cut.unwrap_or(name.len())];
+    let pattern = pattern
+        .strip_prefix("docker.io/library/")
+        .or_else(|| pattern.strip_prefix("docker.io/"))
+        .unwrap_or(pattern);
+    glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes())
 }
 
-/// Whether one of an image's names fits a pattern of shell letters, with or without its tag.
-fn has_reference(image: &Image, pattern: &str) -> bool {
-    image.tags.iter().chain(&image.digests).any(|name| {
-        let cut = name
-            .rfind(['@', ':'])
-            .filter(|&at| !name[at..].contains('/'));
-        let bare = &name[..cut.unwrap_or(name.len())];
-        glob(pattern.as_bytes(), name.as_bytes()) || glob(pattern.as_bytes(), bare.as_bytes())
-    })
-}
-
-/// Matches `*` (not across a slash) and `?`, as Go's `path.Match` does; classes are taken literally.
+/// Matches `*` (not across a slash), `?`, classes like `[a-c]` and escapes, as Go's `path.Match`.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
     match (pattern.split_first(), text.split_first()) {
         (None, None) => true,
@@ -98,18 +114,114 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
             (0..=segment).any(|skipped| glob(rest, &text[skipped..]))
         }
         (Some((b'?', rest)), Some((&b, after))) if b != b'/' => glob(rest, after),
+        (Some((b'[', rest)), Some((&b, after))) if b != b'/' => match class(rest, b) {
+            Some((true, rest)) => glob(rest, after),
+            _ => false,
+        },
+        (Some((b'\\', rest)), Some((b, after))) => match rest.split_first() {
+            Some((p, rest)) if p == b => glob(rest, after),
+            _ => false,
+        },
         (Some((p, rest)), Some((b, after))) if p == b => glob(rest, after),
         _ => false,
     }
 }
 
+/// Whether a byte is of the class that the pattern goes on with, and what follows the class; none
+/// when it is not closed.
+fn class(pattern: &[u8], byte: u8) -> Option<(bool, &[u8])> {
+    let (negated, mut rest) = match pattern.split_first()? {
+        (b'^', rest) => (true, rest),
+        _ => (false, pattern),
+    };
+    let mut found = false;
+    loop {
+        let (&low, after) = rest.split_first()?;
+        rest = after;
+        let high = match rest {
+            [b'-', high, after @ ..] if *high != b']' => {
+                rest = after;
+                *high
+            }
+            _ => low,
+        };
+        found |= (low..=high).contains(&byte);
+        if let [b']', after @ ..] = rest {
+            return Some((found != negated, after));
+        }
+    }
+}
+
 pub(super) async fn inspect(call: Call) -> Answer {
     let image = call.engine().images().resolve(call.name())?;
-    json(&Inspect::show(&image, call.minor < MINOR_NO_VIRTUAL_SIZE))
+    let platform = platform_query(&call)?;
+    refuse_other_platform(&call, &image, platform.as_deref())?;
+    let asked = Asked {
+        old_client: call.minor < MINOR_NO_VIRTUAL_SIZE,
+        manifests: call.query.flag("manifests") && call.minor >= MINOR_DESCRIPTOR,
+        descriptor: call.minor >= MINOR_DESCRIPTOR,
+        shared: false,
+    };
+    if platform.is_some() && asked.manifests {
+        return Err(ApiError::invalid(
+            "conflicting options: manifests and platform options cannot both be set",
+        ));
+    }
+    json(&Inspect::show(&image, asked))
+}
+
+/// The `platform` parameter of all but `create`: JSON as the client's library writes it. In the
+/// words that the engine takes.
+fn platform_query(call: &Call) -> Result<Option<String>, ApiError> {
+    #[derive(serde::Deserialize)]
+    struct Platform {
+        os: String,
+        #[serde(default)]
+        architecture: String,
+        #[serde(default)]
+        variant: String,
+    }
+    let all: Vec<&str> = call
+        .query
+        .all("platform")
+        .filter(|p| !p.is_empty())
+        .collect();
+    let text = match all[..] {
+        [] => return Ok(None),
+        [text] => text,
+        _ => {
+            return Err(ApiError::invalid(
+                "multiple platform parameters are not supported",
+            ));
+        }
+    };
+    let read: Platform = serde_json::from_str(text)
+        .map_err(|cause| ApiError::invalid(format!("failed to parse platform: {cause}")))?;
+    let parts = [read.os, read.architecture, read.variant];
+    let named: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    Ok(Some(named.join("/")))
+}
+
+fn refuse_other_platform(
+    call: &Call,
+    image: &Image,
+    platform: Option<&str>,
+) -> Result<(), ApiError> {
+    match platform {
+        Some(platform) if !call.engine().images().is_for(image, platform)? => {
+            Err(ApiError::not_found(format!(
+                "image with reference {} was found but does not provide the specified platform \
+                 ({platform})",
+                call.name()
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) async fn history(call: Call) -> Answer {
     let image = call.engine().images().resolve(call.name())?;
+    refuse_other_platform(&call, &image, platform_query(&call)?.as_deref())?;
     json(&rows_of(&image))
 }
 
@@ -139,36 +251,18 @@ pub(super) enum RemovalRow {
 pub(super) fn removal_rows(removals: Vec<ImageRemoval>) -> Vec<RemovalRow> {
     let row = |removal| match removal {
         ImageRemoval::Untagged(name) => RemovalRow::Untagged(name),
-        ImageRemoval::Deleted(id) => RemovalRow::Deleted(id.to_string()),
+        ImageRemoval::Deleted(id) | ImageRemoval::LayerDeleted(id) => {
+            RemovalRow::Deleted(id.to_string())
+        }
     };
     removals.into_iter().map(row).collect()
 }
 
+/// `noprune` keeps the untagged parents of an image; here no image has any.
 pub(super) async fn remove(call: Call) -> Answer {
     let force = call.query.flag("force");
-    match call.engine().images().remove(call.name(), force).await {
-        Ok(removed) => json(&removal_rows(removed)),
-        Err(error @ EngineError::ImageInUse { .. }) => Err(in_use(&call, force, error)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Docker speaks of the name first, and of the image only when that was named or force was asked.
-fn in_use(call: &Call, force: bool, error: EngineError) -> ApiError {
-    let found = call.engine().images().resolve(call.name());
-    let (EngineError::ImageInUse { container, .. }, Ok(image)) = (&error, found) else {
-        return error.into();
-    };
-    let (name, hex) = (call.name(), image.id.hex());
-    if force || image.id.to_string().starts_with(name) || hex.starts_with(name) {
-        return error.into();
-    }
-    let message = format!(
-        "conflict: unable to remove repository reference \"{name}\" (must force) - container \
-         {container} is using its referenced image {}",
-        &hex[..12]
-    );
-    ApiError::new(StatusCode::CONFLICT, message)
+    let removed = call.engine().images().remove(call.name(), force).await?;
+    json(&removal_rows(removed))
 }
 
 /// Import of one root file system; a pull is answered with what it will be.
@@ -177,13 +271,16 @@ pub(super) async fn create(call: Call) -> Answer {
     match query.get("fromSrc") {
         "" => {
             let wanted = join_tag(query.get("fromImage"), query.get("tag"));
-            return Err(ApiError::not_there(&format!(
+            Err(ApiError::not_there(&format!(
                 "pulling an image (\"{wanted}\")"
-            )));
+            )))
         }
-        "-" => {}
-        _ => return Err(ApiError::not_there("importing an image from an address")),
+        source => import(call, &query, source).await,
     }
+}
+
+/// Import of one root file system, from the body or from an address.
+async fn import(call: Call, query: &Query, source: &str) -> Answer {
     let reference = match query.get("repo") {
         "" => None,
         repository => Some(join_tag(repository, query.get("tag"))),
@@ -191,18 +288,21 @@ pub(super) async fn create(call: Call) -> Answer {
     let changes = query.all("changes").map(str::to_owned).collect();
     let platform = Some(query.get("platform").to_owned()).filter(|p| !p.is_empty());
     let message = match query.get("message") {
-        "" => "Imported from -".to_owned(),
+        "" => format!("Imported from {source}"),
         message => message.to_owned(),
     };
     let engine = call.engine().clone();
-    let upload = Box::new(call.into_upload());
+    let upload = match source {
+        "-" => call.into_upload(),
+        address => fetch(address).await?,
+    };
     let request = ImportRequest {
         reference,
         changes,
         message,
         platform,
     };
-    let id = engine.images().import(upload, request).await?;
+    let id = engine.images().import(Box::new(upload), request).await?;
     let line = json_line(&Line {
         status: Some(id.to_string()),
         ..Line::default()
@@ -277,11 +377,15 @@ impl Line {
 
 pub(super) async fn load(call: Call) -> Answer {
     let quiet = call.query.flag("quiet");
+    let platform = platform_query(&call)?;
     let engine = call.engine().clone();
     let upload = Box::new(call.into_upload());
     let (progress, lines) = mpsc::channel(PROGRESS_LINES_MAX);
     // Ends with the upload; a client that vanished cuts that.
-    let loading = tokio::spawn(async move { engine.images().load(upload, progress).await });
+    let loading = tokio::spawn(async move {
+        let platform = platform.as_deref();
+        engine.images().load(upload, platform, progress).await
+    });
     let pieces = stream::unfold(Some((lines, loading)), move |state| async move {
         let (mut lines, loading) = state?;
         loop {
@@ -332,13 +436,15 @@ pub(super) async fn save_many(call: Call) -> Answer {
 /// Streams an archive. What fails before its first byte is a plain error; what fails later cuts the
 /// connection, so that nobody takes a part for the whole.
 async fn save(call: Call, names: Vec<String>) -> Answer {
-    for name in &names {
-        call.engine().images().resolve(name)?;
-    }
+    let platform = platform_query(&call)?;
     let engine = call.engine().clone();
     let (to_client, mut pieces) = mpsc::channel(SAVE_PIECES_MAX);
     let writer = io::BufWriter::with_capacity(SAVE_PIECE_BYTES, Download { to_client });
-    let saving = tokio::spawn(async move { engine.images().save(names, Box::new(writer)).await });
+    let saving = tokio::spawn(async move {
+        let platform = platform.as_deref();
+        let writer = Box::new(writer);
+        engine.images().save(names, platform, writer).await
+    });
     let Some(first) = pieces.recv().await else {
         return match failure_of(saving).await {
             Some(error) => Err(error),
@@ -398,6 +504,10 @@ mod tests {
         assert!(!check("*", "a/b"));
         assert!(check("*/*", "a/b"));
         assert!(!check("busy", "busybox"));
+        assert!(check("b[t-v]sybox", "busybox"));
+        assert!(!check("b[^u]sybox", "busybox"));
+        assert!(!check("b[u", "bu"));
+        assert!(check("a\\*", "a*"));
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! Prune: what nobody uses goes.
 
-use hull_engine::api::Container;
+use hull_engine::api::{Container, ImagePrune};
 use serde::Serialize;
 use serde_json::json;
 
 use super::images::{RemovalRow, removal_rows};
 use crate::body::json;
-use crate::errors::ApiError;
 use crate::filter::Filters;
 use crate::request::Call;
 use crate::router::Answer;
@@ -48,16 +47,22 @@ pub(super) async fn images(call: Call) -> Answer {
         call.query.get("filters"),
         &["dangling", "label", "label!", "until"],
     )?;
-    for unknown in ["label", "label!", "until"] {
-        if !filters.get(unknown).is_empty() {
-            // Pruning more than was asked for would be worse than refusing.
-            return Err(ApiError::not_there(&format!(
-                "pruning images by \"{unknown}\""
-            )));
-        }
-    }
-    let all = filters.switch("dangling")? == Some(false);
-    let (removed, space_reclaimed) = call.engine().images().prune(all).await?;
+    let pairs = |name: &str| {
+        let values = filters.get(name).iter();
+        values
+            .map(|wanted| match wanted.split_once('=') {
+                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                None => (wanted.clone(), None),
+            })
+            .collect()
+    };
+    let which = ImagePrune {
+        all: filters.switch("dangling")? == Some(false),
+        until_ns: filters.until_ns(time::now_ns())?,
+        labels: pairs("label"),
+        no_labels: pairs("label!"),
+    };
+    let (removed, space_reclaimed) = call.engine().images().prune(&which).await?;
     let rows = removal_rows(removed);
     json(&ImagesAnswer {
         images_deleted: (!rows.is_empty()).then_some(rows),

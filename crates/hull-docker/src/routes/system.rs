@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 use http::{Method, StatusCode};
-use hull_engine::api::Image;
 use hull_model::event::{Happening, Subject};
 use hull_model::state::State;
 use serde::Serialize;
@@ -15,7 +14,6 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::containers::ImageNames;
-use super::images::shared_bytes;
 use super::volumes::volumes;
 use crate::body::{Body, json, json_line, no_content, reply};
 use crate::errors::ApiError;
@@ -373,7 +371,7 @@ async fn next_event(
 }
 
 pub(super) async fn disk_usage(call: Call) -> Answer {
-    let images = call.engine().images().list();
+    let usage = call.engine().images().usage().await?;
     let containers = call.engine().containers();
     let now_ns = time::now_ns();
     let mut names = ImageNames::new(call.engine().images());
@@ -384,27 +382,19 @@ pub(super) async fn disk_usage(call: Call) -> Answer {
         let sizes = containers.sizes(container.id).await.ok();
         rows.push(Summary::show(container, names.of(container), now_ns, sizes));
     }
-    let image_rows: Vec<_> = images
+    let image_rows: Vec<_> = usage
+        .images
         .iter()
-        .map(|image| image::Summary::show(image, Some(shared_bytes(image, &images)), false))
+        .map(|row| image::Summary::on_disk(&row.image, row.total, row.shared))
         .collect();
     let answer = json!({
-        "LayersSize": layers_bytes(&images),
+        "LayersSize": usage.total,
         "Images": image_rows,
         "Containers": rows,
         "Volumes": volumes(&list),
         "BuildCache": [],
     });
     json(&answer)
-}
-
-/// Bytes of all layers, each counted once.
-fn layers_bytes(images: &[Image]) -> u64 {
-    let layers: BTreeMap<_, _> = images
-        .iter()
-        .flat_map(|image| image.layers.iter().zip(&image.layer_sizes))
-        .collect();
-    layers.into_values().sum()
 }
 
 /// Ours: what a check of everything on disk and in the kernel found.

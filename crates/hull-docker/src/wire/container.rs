@@ -82,6 +82,7 @@ impl CreateBody {
         }
         Ok(CreateRequest {
             name,
+            platform: None,
             image,
             config,
             host,

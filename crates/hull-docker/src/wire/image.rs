@@ -25,6 +25,19 @@ pub(crate) fn labels(image: &Image) -> Option<BTreeMap<String, String>> {
     Some(map.iter().filter_map(text).collect())
 }
 
+/// What a client asked for, or is too old for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asked {
+    /// It knows `VirtualSize`.
+    pub(crate) old_client: bool,
+    /// Sizes of layers that others have too, and counts of containers.
+    pub(crate) shared: bool,
+    /// One entry per platform.
+    pub(crate) manifests: bool,
+    /// The manifest's descriptor.
+    pub(crate) descriptor: bool,
+}
+
 /// A row of `GET /images/json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -34,6 +47,10 @@ pub(crate) struct Summary {
     id: String,
     labels: Option<BTreeMap<String, String>>,
     parent_id: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    descriptor: Option<Descriptor>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    manifests: Vec<ManifestRow>,
     repo_digests: Vec<String>,
     repo_tags: Vec<String>,
     shared_size: i64,
@@ -44,20 +61,142 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// `shared` is how many bytes are in layers that other images have too, when that was asked.
-    pub(crate) fn show(image: &Image, shared: Option<u64>, old_client: bool) -> Self {
+    /// `shared` is how many bytes are in parts that other images have too, when that was asked.
+    pub(crate) fn show(image: &Image, shared: Option<u64>, asked: Asked) -> Self {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         Self {
-            containers: shared.map_or(-1, |_| i64::try_from(image.containers).unwrap_or(i64::MAX)),
+            containers: if asked.shared {
+                count(image.containers)
+            } else {
+                -1
+            },
             created: time::seconds(image.created_ns),
             id: image.id.to_string(),
             labels: labels(image),
             parent_id: "",
+            descriptor: asked.descriptor.then(|| Descriptor::show(image)),
+            manifests: manifests(image, asked),
             repo_digests: image.digests.clone(),
             repo_tags: image.tags.clone(),
             shared_size: shared.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             size: image.size,
-            virtual_size: old_client.then_some(image.size),
+            virtual_size: asked.old_client.then_some(image.size),
         }
+    }
+
+    /// The same with the bytes that it takes on the disk, for `system df`.
+    pub(crate) fn on_disk(image: &Image, total: u64, shared: u64) -> Self {
+        let asked = Asked {
+            shared: true,
+            ..Asked::default()
+        };
+        Self {
+            size: total,
+            ..Self::show(image, Some(shared), asked)
+        }
+    }
+}
+
+/// Points to the manifest.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: String,
+    digest: String,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<Platform>,
+}
+
+impl Descriptor {
+    fn show(image: &Image) -> Self {
+        Self {
+            media_type: image.manifest_type.clone(),
+            digest: image.manifest.to_string(),
+            size: image.manifest_bytes,
+            platform: None,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Platform {
+    architecture: String,
+    os: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    variant: String,
+}
+
+impl Platform {
+    fn show(image: &Image) -> Self {
+        Self {
+            architecture: text(image, "architecture").to_owned(),
+            os: text(image, "os").to_owned(),
+            variant: text(image, "variant").to_owned(),
+        }
+    }
+}
+
+/// An image of one platform, as `docker images --tree` shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ManifestRow {
+    #[serde(rename = "ID")]
+    id: String,
+    descriptor: Descriptor,
+    available: bool,
+    size: ManifestSize,
+    kind: &'static str,
+    image_data: ImageData,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ManifestSize {
+    content: u64,
+    total: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ImageData {
+    platform: Platform,
+    size: Unpacked,
+    containers: Option<Vec<String>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Unpacked {
+    unpacked: u64,
+}
+
+/// The platforms of an image: of an index, the one that was taken is kept.
+fn manifests(image: &Image, asked: Asked) -> Vec<ManifestRow> {
+    let row = ManifestRow {
+        id: image.manifest.to_string(),
+        descriptor: Descriptor {
+            platform: Some(Platform::show(image)),
+            ..Descriptor::show(image)
+        },
+        available: true,
+        size: ManifestSize {
+            content: image.content_bytes,
+            total: image.content_bytes + image.size,
+        },
+        kind: "image",
+        image_data: ImageData {
+            platform: Platform::show(image),
+            size: Unpacked {
+                unpacked: image.size,
+            },
+            containers: None,
+        },
+    };
+    if asked.manifests {
+        vec![row]
+    } else {
+        Vec::new()
     }
 }
 
@@ -89,6 +228,10 @@ pub(crate) struct Inspect<'a> {
     #[serde(rename = "RootFS")]
     root_fs: RootFs,
     metadata: Metadata,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    descriptor: Option<Descriptor>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    manifests: Vec<ManifestRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,7 +249,8 @@ struct Metadata {
 }
 
 impl<'a> Inspect<'a> {
-    pub(crate) fn show(image: &'a Image, old_client: bool) -> Self {
+    pub(crate) fn show(image: &'a Image, asked: Asked) -> Self {
+        let old_client = asked.old_client;
         let newest = last_history(image);
         let comment = match text(image, "comment") {
             "" => newest
@@ -143,6 +287,8 @@ impl<'a> Inspect<'a> {
             metadata: Metadata {
                 last_tag_time: rfc3339(image.tagged_ns),
             },
+            descriptor: asked.descriptor.then(|| Descriptor::show(image)),
+            manifests: manifests(image, asked),
         }
     }
 }
@@ -246,6 +392,10 @@ mod tests {
             tagged_ns: 0,
             layers: vec![Digest::from_bytes([2; 32]), Digest::from_bytes([3; 32])],
             layer_sizes: vec![10, 20],
+            manifest: Digest::from_bytes([4; 32]),
+            manifest_bytes: 5,
+            manifest_type: "m".into(),
+            content_bytes: 6,
             containers: 2,
         }
     }
@@ -256,7 +406,7 @@ mod tests {
             "architecture": "amd64", "os": "linux", "author": "me",
             "config": {"Cmd": ["sh"], "Env": ["A=b"], "Labels": {"x": "y"}}
         }));
-        let shown = serde_json::to_value(Inspect::show(&image, false)).expect("JSON");
+        let shown = serde_json::to_value(Inspect::show(&image, Asked::default())).expect("JSON");
         assert_eq!(shown["Architecture"], "amd64");
         assert_eq!(shown["Config"]["Cmd"], json!(["sh"]));
         assert_eq!(shown["Config"]["Labels"], json!({"x": "y"}));
@@ -267,7 +417,14 @@ mod tests {
 
     #[test]
     fn an_image_without_configuration_is_shown_empty() {
-        let shown = serde_json::to_value(Inspect::show(&image(json!({})), true)).expect("JSON");
+        let shown = serde_json::to_value(Inspect::show(
+            &image(json!({})),
+            Asked {
+                old_client: true,
+                ..Asked::default()
+            },
+        ))
+        .expect("JSON");
         assert_eq!(shown["Config"]["Labels"], Value::Null);
         assert_eq!(shown["VirtualSize"], 30);
     }

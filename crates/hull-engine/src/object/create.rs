@@ -17,6 +17,7 @@ use crate::clock::{new_id, now_ns, random_bytes};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::object::container::{ContainerRecord, Owner, StateRecord, to_json};
+use crate::object::image;
 use crate::store::{Change, Key};
 use crate::{limits, log_options, name, translate};
 
@@ -33,6 +34,8 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     // No layer goes away between here and the record that names it.
     let _sweep = core.images.sweep.clone().read_owned().await;
     let image = core.images.resolve(&request.image)?;
+    let wanted = request.platform.as_deref();
+    let foreign = image::check_platform(wanted, &image.platform, &request.image)?;
     let mut config = request.config;
     merge_image(&mut config, &image.defaults);
     let mut host = request.host;
@@ -43,6 +46,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     }
     anonymous_volumes(&config, &mut host);
     let mut warnings = check(&config, &host)?;
+    warnings.extend(foreign);
     let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
     let name = take_name(core, request.name.as_deref(), id)?;
     let spec = ContainerSpec {
@@ -84,6 +88,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     owner.event("create", []);
     core.containers.insert(id, &name, handle);
     tokio::spawn(owner.run());
+    image::used(core, &image.id);
     Ok(Created { id, warnings })
 }
 

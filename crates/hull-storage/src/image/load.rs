@@ -6,7 +6,7 @@
 //! memory as a document. What no image needs in the end stays in the store until the engine's next
 //! sweep: it cannot be removed here, because another load may just have found it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read};
 
 use hull_model::Digest;
@@ -52,6 +52,22 @@ pub struct LoadedImage {
     pub references: Vec<Reference>,
 }
 
+/// What came of an archive.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Loaded {
+    /// Its images, in its order.
+    pub images: Vec<LoadedImage>,
+    /// Layers that came with it and that none of these images has.
+    pub unneeded: Vec<Digest>,
+}
+
+/// Which of an archive's images are wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoadOptions {
+    /// For this platform, and no other; none: this machine's if there is one, else any.
+    pub platform: Option<Platform>,
+}
+
 /// How far a layer has come.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadProgress<'a> {
@@ -70,7 +86,7 @@ enum Member {
     Layer(Box<Layer>),
     Link(String),
     /// Neither a layer nor small.
-    Ignored,
+    Large,
 }
 
 /// One image of docker's `manifest.json`.
@@ -88,30 +104,39 @@ struct DockerImage {
 type Watcher<'w> = &'w mut (dyn FnMut(LoadProgress<'_>) + Send);
 
 impl Store {
-    /// Loads all images of an archive, plain or compressed with gzip or zstd.
+    /// Loads all images of an archive, plain or compressed with gzip, zstd, xz or bzip2.
     ///
     /// # Errors
     /// `InvalidArgument` when the archive is malformed or its parts are not what their names and
-    /// digests promise. Layers that came before the fault stay until the engine's next sweep.
+    /// digests promise; `NotFound` when it has nothing for the wanted platform. Layers that came
+    /// before the fault stay until the engine's next sweep.
     pub fn load(
         &self,
         stream: impl Read + Send,
+        options: &LoadOptions,
         progress: &mut (dyn FnMut(LoadProgress<'_>) + Send),
-    ) -> Result<Vec<LoadedImage>> {
+    ) -> Result<Loaded> {
         const WHAT: &str = "image archive";
         let (compression, stream) = peek(stream, WHAT)?;
         let input = compression
             .decoder(BufReader::with_capacity(INPUT_BYTES, stream))
             .map_err(|cause| Error::Input { what: WHAT, cause })?;
         let mut archive = tar::Reader::new(BufReader::with_capacity(INPUT_BYTES, input));
-        let mut members = Members::default();
+        let mut members = Members {
+            wanted: options.platform.clone(),
+            ..Members::default()
+        };
         while let Some(entry) = archive.next_entry()? {
             members.add(self, &entry, &mut archive, progress)?;
         }
         // What follows is padding; a client that sends it must not find the door closed.
         io::copy(&mut archive.into_inner(), &mut io::sink())
             .map_err(|cause| Error::Input { what: WHAT, cause })?;
-        members.images(self)
+        let images = members.images(self)?;
+        Ok(Loaded {
+            unneeded: members.unneeded(&images),
+            images,
+        })
     }
 }
 
@@ -120,6 +145,7 @@ impl Store {
 struct Members {
     files: BTreeMap<String, Member>,
     document_bytes: u64,
+    wanted: Option<Platform>,
 }
 
 impl Members {
@@ -179,7 +205,7 @@ impl Members {
                 what: "image archive",
                 cause,
             })?;
-        let compression = Compression::detect(&start, "layer in the archive")?;
+        let compression = Compression::detect(&start);
         if compression != Compression::None || tar::starts_archive(&start) {
             let watched = Watched {
                 inner: start.chain(data),
@@ -193,12 +219,13 @@ impl Members {
                 ..IngestOptions::default()
             };
             options.blob.digest = digest_in_name(name);
-            return Ok(Member::Layer(Box::new(
-                store.ingest_layer(watched, &options)?,
-            )));
+            let layer = store
+                .ingest_layer(watched, &options)
+                .map_err(|error| error.of(format!("layer {name}")))?;
+            return Ok(Member::Layer(Box::new(layer)));
         }
         if size > DOCUMENT_BYTES_MAX {
-            return Ok(Member::Ignored);
+            return Ok(Member::Large);
         }
         self.document_bytes += size;
         if self.document_bytes > DOCUMENTS_BYTES_MAX {
@@ -223,7 +250,10 @@ impl Members {
             let index: Index = from_json(self.document("index.json")?, || "index.json".to_owned())?;
             for descriptor in &index.manifests {
                 let references = annotated_names(descriptor)?;
-                if let Some(image) = self.oci_image(store, descriptor, INDEX_DEPTH_MAX)? {
+                let image = self
+                    .oci_image(store, descriptor, INDEX_DEPTH_MAX)
+                    .map_err(|error| error.of_image(&references, &descriptor.digest.to_string()))?;
+                if let Some(image) = image {
                     add_image(&mut loaded, LoadedImage { image, references });
                 }
             }
@@ -233,17 +263,28 @@ impl Members {
                 "manifest.json".to_owned()
             })?;
             for image in images {
-                let references: Result<_> = image.repo_tags.iter().map(|tag| tagged(tag)).collect();
+                let references: Result<Vec<_>> =
+                    image.repo_tags.iter().map(|tag| tagged(tag)).collect();
                 let references = references?;
-                let id = Hasher::digest(self.document(&image.config)?);
+                let named = |error: Error| error.of_image(&references, &image.config);
+                let bytes = self.document(&image.config).map_err(named)?;
+                let id = Hasher::digest(bytes);
                 let image = match loaded.iter().find(|known| known.image.id == id) {
                     Some(known) => known.image.clone(),
-                    None => self.docker_image(store, &image)?,
+                    None => match self.docker_image(store, &image).map_err(named)? {
+                        Some(image) => image,
+                        None => continue,
+                    },
                 };
                 add_image(&mut loaded, LoadedImage { image, references });
             }
         }
         if loaded.is_empty() {
+            if let Some(platform) = &self.wanted {
+                return Err(Error::NoPlatform {
+                    platform: platform.to_string(),
+                });
+            }
             let problem = "it has neither a manifest.json nor an index.json with an image".into();
             return Err(Error::Archive { problem });
         }
@@ -297,20 +338,50 @@ impl Members {
         let names = manifest.layers.iter().map(|layer| blob_name(&layer.digest));
         let layers = self.check_layers(&config, &names.collect::<Vec<_>>(), &name)?;
         for (layer, promised) in layers.iter().zip(&manifest.layers) {
-            Expected::from(promised.blob()).check("layer of the archive", layer.blob)?;
+            Expected::from(promised.blob())
+                .check("layer of the archive", layer.blob)
+                .map_err(|error| error.of(format!("layer {}", promised.digest)))?;
+        }
+        if !self.wants(&config) {
+            return Ok(None);
         }
         store.put_blob(self.blob_document(&manifest.config)?)?;
         let manifest = store.put_blob(bytes)?;
         store.image(&manifest.digest).map(Some)
     }
 
-    fn docker_image(&self, store: &Store, image: &DockerImage) -> Result<ImageRecord> {
+    /// One image of docker's list; none when it is for another platform than the wanted one.
+    fn docker_image(&self, store: &Store, image: &DockerImage) -> Result<Option<ImageRecord>> {
         let bytes = self.document(&image.config)?;
         let config: ImageConfig = from_json(bytes, || image.config.clone())?;
+        if !self.wants(&config) {
+            return Ok(None);
+        }
         let layers = self.check_layers(&config, &image.layers, &image.config)?;
         let layers: Vec<LayerRef> = layers.into_iter().map(LayerRef::from).collect();
         let config = store.put_blob(bytes)?;
-        store.put_manifest(config, &layers)
+        store.put_manifest(config, &layers).map(Some)
+    }
+
+    fn wants(&self, config: &ImageConfig) -> bool {
+        let met =
+            |wanted: &Platform| wanted.is_met_by(&config.os, &config.architecture, &config.variant);
+        self.wanted.as_ref().is_none_or(met)
+    }
+
+    /// Layers of the archive that none of the images has.
+    fn unneeded(&self, images: &[LoadedImage]) -> Vec<Digest> {
+        let layers = images.iter().flat_map(|image| &image.image.layers);
+        let needed: BTreeSet<(Digest, Digest)> = layers
+            .map(|layer| (layer.diff_id, layer.blob.digest))
+            .collect();
+        let unneeded = |member: &Member| match member {
+            Member::Layer(layer) => {
+                (!needed.contains(&(layer.diff_id, layer.blob.digest))).then_some(layer.diff_id)
+            }
+            _ => None,
+        };
+        self.files.values().filter_map(unneeded).collect()
     }
 
     /// The layers by these names, which must be those of the configuration, in order.
@@ -343,11 +414,12 @@ impl Members {
             };
             if layer.diff_id != expected {
                 let (what, actual) = ("uncompressed layer of the archive", layer.diff_id);
-                return Err(Error::WrongDigest {
+                let error = Error::WrongDigest {
                     what,
                     expected,
                     actual,
-                });
+                };
+                return Err(error.of(format!("layer {name}")));
             }
             layers.push(&**layer);
         }
@@ -372,6 +444,14 @@ impl Members {
     fn document(&self, name: &str) -> Result<&[u8]> {
         match self.member(name)? {
             Member::Document(bytes) => Ok(bytes),
+            Member::Large => {
+                let error = Error::Limit {
+                    what: "document of the archive",
+                    limit: DOCUMENT_BYTES_MAX,
+                    unit: "bytes",
+                };
+                Err(error.of(name.to_owned()))
+            }
             _ => Err(Error::Archive {
                 problem: format!("{name} is not a document"),
             }),
@@ -416,6 +496,7 @@ fn by_preference(manifests: &[Descriptor]) -> Vec<&Descriptor> {
             .as_ref()
             .is_some_and(|platform| host.runs(platform))
     };
+    // What describes another image, and has its layers' type and the platform "unknown".
     let attests = |descriptor: &&Descriptor| {
         descriptor
             .annotations

@@ -6,6 +6,7 @@ use hull_model::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::Platform;
 use super::config::null_as_default;
 use crate::content::Blob;
 use crate::layer::Compression;
@@ -74,44 +75,6 @@ impl Descriptor {
     }
 }
 
-/// What an image runs on.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Platform {
-    /// Processor architecture in Go's words.
-    #[serde(default)]
-    pub architecture: String,
-    /// Operating system.
-    #[serde(default)]
-    pub os: String,
-    /// Variant of the architecture.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub variant: String,
-    /// Everything else.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
-}
-
-impl Platform {
-    /// That of this machine.
-    pub fn host() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        Self {
-            architecture: architecture.to_owned(),
-            os: "linux".to_owned(),
-            ..Self::default()
-        }
-    }
-
-    /// Whether an image for the other runs here, variants aside.
-    pub fn runs(&self, other: &Self) -> bool {
-        self.os == other.os && self.architecture == other.architecture
-    }
-}
-
 /// One image: its configuration and its layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -151,7 +114,10 @@ pub struct Index {
 /// The OCI media type of a layer that is compressed like this.
 pub fn layer_media_type(compression: Compression) -> &'static str {
     match compression {
-        Compression::None => "application/vnd.oci.image.layer.v1.tar",
+        // No layer is stored with xz or bzip2.
+        Compression::None | Compression::Xz | Compression::Bzip2 => {
+            "application/vnd.oci.image.layer.v1.tar"
+        }
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
     }

@@ -7,9 +7,11 @@ mod change;
 mod config;
 mod load;
 mod manifest;
+mod platform;
 mod reference;
 mod save;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use hull_model::Digest;
@@ -23,11 +25,11 @@ use crate::store::Store;
 
 pub use change::{ChangeFault, apply_changes};
 pub use config::{Empty, Healthcheck, History, ImageConfig, RootFs, RunConfig};
-pub use load::{LoadProgress, LoadedImage};
+pub use load::{LoadOptions, LoadProgress, Loaded, LoadedImage};
 pub use manifest::{
-    CONFIG_TYPES, Descriptor, INDEX_TYPES, Index, MANIFEST_TYPES, Manifest, Platform,
-    layer_media_type,
+    CONFIG_TYPES, Descriptor, INDEX_TYPES, Index, MANIFEST_TYPES, Manifest, layer_media_type,
 };
+pub use platform::Platform;
 pub use reference::{NAME_BYTES_MAX, Reference, ReferenceFault, TAG_BYTES_MAX};
 pub use save::SavedImage;
 
@@ -43,10 +45,14 @@ pub struct ImageRecord {
     pub id: Digest,
     /// The manifest.
     pub manifest: Blob,
+    /// What the manifest is.
+    pub manifest_type: String,
     /// The layers, the lowest first.
     pub layers: Vec<LayerRef>,
     /// The configuration.
     pub config: ImageConfig,
+    /// Sizes of the layer images in bytes, in the order of `layers`.
+    pub layer_sizes: Vec<u64>,
     /// Size of all layer images in bytes; a layer that comes twice counts once.
     pub size: u64,
 }
@@ -159,10 +165,21 @@ impl Store {
                 media_type: layer.media_type,
             })
             .collect();
-        let size = self.layers_size(&layers)?;
+        let layer_sizes = self.layer_sizes(&layers)?;
+        let by_layer: BTreeMap<Digest, u64> = layers
+            .iter()
+            .zip(&layer_sizes)
+            .map(|(layer, &size)| (layer.diff_id, size))
+            .collect();
+        let size = by_layer.values().sum();
         Ok(ImageRecord {
             id,
             manifest: blob,
+            manifest_type: match parsed.media_type.as_str() {
+                "" => MANIFEST_TYPES[0].to_owned(),
+                media_type => media_type.to_owned(),
+            },
+            layer_sizes,
             layers,
             config,
             size,
@@ -183,19 +200,15 @@ impl Store {
         self.image(&manifest.digest)
     }
 
-    fn layers_size(&self, layers: &[LayerRef]) -> Result<u64> {
-        let mut digests: Vec<Digest> = layers.iter().map(|layer| layer.diff_id).collect();
-        digests.sort();
-        digests.dedup();
-        let mut total = 0;
-        for digest in digests {
-            let size = self.layer_size(&digest)?;
-            total += size.ok_or(Error::Missing {
+    fn layer_sizes(&self, layers: &[LayerRef]) -> Result<Vec<u64>> {
+        let size = |layer: &LayerRef| {
+            let digest = layer.diff_id;
+            self.layer_size(&digest)?.ok_or(Error::Missing {
                 what: "layer",
                 digest,
-            })?;
-        }
-        Ok(total)
+            })
+        };
+        layers.iter().map(size).collect()
     }
 }
 

@@ -23,7 +23,7 @@ use hull_os::durable::{self, Durability};
 use crate::content::{Blob, Expected, Hasher, list, size_of};
 use crate::erofs;
 use crate::error::{At, Error, Result};
-use crate::store::{Store, Temporary};
+use crate::store::{Discarded, Store, Temporary};
 use crate::tar;
 
 pub use build::{EntryFault, PATH_BYTES_MAX};
@@ -174,10 +174,16 @@ impl Store {
 
     /// Removes a layer's image; says whether there was one. Mounts of it stay valid.
     pub fn remove_layer(&self, diff_id: &Digest) -> Result<bool> {
+        Ok(self.discard_layer(diff_id)?.is_some())
+    }
+
+    /// Takes a layer's name away; its space is free when what is returned is dropped and it is
+    /// mounted nowhere.
+    pub fn discard_layer(&self, diff_id: &Digest) -> Result<Option<Discarded>> {
         // The mark goes first: an image without mark is only unsynced, a mark alone would lie.
-        let (mark, path) = (self.mark_path(diff_id), self.layer_path(diff_id));
+        let mark = self.mark_path(diff_id);
         durable::remove_if_exists(&mark).at("remove layer mark", &mark)?;
-        durable::remove_if_exists(&path).at("remove layer image", &path)
+        self.discard(&self.layer_path(diff_id))
     }
 
     /// All layers, in the order of their diff ids.

@@ -1,9 +1,12 @@
 //! The incoming stream: hashed, kept, decompressed, and carried to the other thread.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
 
 use super::{LAYER_BYTES_MAX, Received};
 use crate::content::{Blob, Hasher};
@@ -16,6 +19,13 @@ const CHUNK_BYTES: usize = 256 << 10;
 const INPUT_BYTES: usize = 128 << 10;
 /// Memory that a zstd stream may ask for, as a power of two of bytes: what its `--ultra` uses.
 const ZSTD_WINDOW_BITS_MAX: u32 = 27;
+/// Memory that an xz stream may ask for, in KiB: what `xz -9` uses.
+const XZ_KIB_MAX: u32 = 96 << 10;
+/// A stream may inflate to this many bytes however small it is: a file of ten gigabytes of zeros
+/// is a person's mistake, but no attack.
+const INFLATED_BYTES_FREE: u64 = 16 << 30;
+/// Above that, it may inflate to so many times its size. Real layers stay below 20.
+const INFLATION_MAX: u64 = 200;
 /// How many bytes tell the formats apart.
 const MAGIC_BYTES: usize = 6;
 
@@ -28,21 +38,31 @@ pub enum Compression {
     Gzip,
     /// Zstandard, of one or many frames.
     Zstd,
+    /// LZMA2 in the xz container.
+    Xz,
+    /// Bzip2, of one or many streams.
+    Bzip2,
 }
 
 impl Compression {
     /// Recognises the format by the first bytes.
-    pub(crate) fn detect(start: &[u8], what: &'static str) -> Result<Self> {
-        let unsupported = |format| Err(Error::Compression { what, format });
+    pub(crate) fn detect(start: &[u8]) -> Self {
         match start {
-            [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Compression::Zstd),
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
             // A frame to be skipped may come first.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unsupported("xz"),
-            [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', ..] => unsupported("bzip2"),
-            _ => Ok(Compression::None),
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Compression::Xz,
+            // Then a block, or the end of an empty stream.
+            [b'B', b'Z', b'h', b'1'..=b'9', b'1', b'A', ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, ..] => Compression::Bzip2,
+            _ => Compression::None,
         }
+    }
+
+    /// Whether a layer may be stored and sent on like this; OCI knows no other forms.
+    fn is_of_layers(self) -> bool {
+        !matches!(self, Compression::Xz | Compression::Bzip2)
     }
 
     /// Decompresses a stream whose format was detected.
@@ -50,15 +70,83 @@ impl Compression {
         self,
         input: impl BufRead + Send + 'r,
     ) -> io::Result<Box<dyn Read + Send + 'r>> {
-        Ok(match self {
-            Compression::None => Box::new(input),
+        let received = Arc::new(AtomicU64::new(0));
+        let input = Counted {
+            inner: input,
+            received: received.clone(),
+        };
+        let plain: Box<dyn Read + Send + 'r> = match self {
+            Compression::None => return Ok(Box::new(input.inner)),
             Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
             Compression::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
                 decoder.window_log_max(ZSTD_WINDOW_BITS_MAX)?;
                 Box::new(decoder)
             }
-        })
+            Compression::Xz => {
+                let decoder = XzReader::new_mem_limit(input, true, XZ_KIB_MAX);
+                Box::new(decoder)
+            }
+            Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
+        };
+        Ok(Box::new(Guarded {
+            inner: plain,
+            received,
+            given: 0,
+            free_bytes: INFLATED_BYTES_FREE,
+        }))
+    }
+}
+
+/// Counts what a decoder takes.
+struct Counted<R> {
+    inner: R,
+    received: Arc<AtomicU64>,
+}
+
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.received.fetch_add(len as u64, Ordering::Relaxed);
+        self.inner.consume(len);
+    }
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.received.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(len)
+    }
+}
+
+/// Refuses what a decoder gives when it is a bomb.
+struct Guarded<R> {
+    inner: R,
+    received: Arc<AtomicU64>,
+    given: u64,
+    free_bytes: u64,
+}
+
+impl<R: Read> Read for Guarded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.given += len as u64;
+        let received = self.received.load(Ordering::Relaxed).max(1);
+        if self.given > self.free_bytes && self.given / received > INFLATION_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "it inflates to more than {} bytes and more than {INFLATION_MAX} times its \
+                     size: a decompression bomb",
+                    self.free_bytes
+                ),
+            ));
+        }
+        Ok(len)
     }
 }
 
@@ -73,7 +161,7 @@ pub(crate) fn peek<R: Read>(mut stream: R, what: &'static str) -> Result<(Compre
         .read_to_end(&mut start)
         .map_err(|cause| Error::Input { what, cause })?;
     Ok((
-        Compression::detect(&start, what)?,
+        Compression::detect(&start),
         Cursor::new(start).chain(stream),
     ))
 }
@@ -93,7 +181,18 @@ impl<R: Read + Send> Source<R> {
     where
         R: 'r,
     {
+        let unreadable = |cause| Error::Input {
+            what: "layer",
+            cause,
+        };
         let (compression, stream) = peek(self.stream, "layer")?;
+        let (compression, stream): (_, Box<dyn Read + Send + 'r>) = if compression.is_of_layers() {
+            (compression, Box::new(stream))
+        } else {
+            let stream = BufReader::with_capacity(INPUT_BYTES, stream);
+            let plain = compression.decoder(stream).map_err(unreadable)?;
+            (Compression::None, plain)
+        };
         let (results, outcome) = mpsc::sync_channel(1);
         let tee = Tee {
             stream,
@@ -104,10 +203,7 @@ impl<R: Read + Send> Source<R> {
             results,
         };
         let input = BufReader::with_capacity(INPUT_BYTES, tee);
-        let plain = compression.decoder(input).map_err(|cause| Error::Input {
-            what: "layer",
-            cause,
-        })?;
+        let plain = compression.decoder(input).map_err(unreadable)?;
         Ok(Decoder {
             compression,
             plain,
@@ -309,5 +405,28 @@ impl Read for Chunks {
         buffer[..len].copy_from_slice(&available[..len]);
         self.consume(len);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(given: u64, received: u64) -> bool {
+        let mut guarded = Guarded {
+            inner: io::repeat(0).take(given),
+            received: Arc::new(AtomicU64::new(received)),
+            given: 0,
+            free_bytes: 100_000,
+        };
+        io::copy(&mut guarded, &mut io::sink()).is_ok()
+    }
+
+    #[test]
+    fn bombs_are_large_and_inflate_much() {
+        assert!(check(100_000, 1));
+        assert!(!check(200_000, 1));
+        assert!(check(200_000, 2_000));
+        assert!(!check(2_000_000, 2_000));
     }
 }

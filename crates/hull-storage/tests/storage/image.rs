@@ -7,13 +7,13 @@ use flate2::Compression as Level;
 use flate2::write::GzEncoder;
 use hull_model::{Digest, ErrorKind};
 use hull_storage::image::{
-    Descriptor, Empty, ImageConfig, ImportOptions, LayerRef, Platform, Reference, RunConfig,
-    SavedImage,
+    Descriptor, Empty, ImageConfig, ImportOptions, LayerRef, LoadOptions, Platform, Reference,
+    RunConfig, SavedImage,
 };
 use hull_storage::{Blob, Hasher, Result, Store};
 use serde_json::{Value, json};
 
-use crate::support::{Archive, Scratch, assert_no_leftovers, run, text};
+use crate::support::{Archive, Scratch, assert_no_leftovers, chain, run, text};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
@@ -36,7 +36,9 @@ fn config(layers: &[&[u8]]) -> Vec<u8> {
 }
 
 fn load(store: &Store, archive: &[u8]) -> Result<Vec<hull_storage::image::LoadedImage>> {
-    store.load(archive, &mut |_| {})
+    store
+        .load(archive, &LoadOptions::default(), &mut |_| {})
+        .map(|loaded| loaded.images)
 }
 
 fn names(references: &[Reference]) -> Vec<String> {
@@ -108,10 +110,12 @@ fn a_docker_archive_is_loaded_saved_and_loaded_again_the_same() {
     let mut seen = 0;
     let archive = docker_archive(&json!(["busybox:1", "localhost:5000/a/b"]));
     let loaded = store
-        .load(&archive[..], &mut |progress| seen += progress.current)
+        .load(&archive[..], &LoadOptions::default(), &mut |progress| {
+            seen += progress.current
+        })
         .unwrap();
     assert!(seen > 0);
-    let [loaded] = &loaded[..] else {
+    let [loaded] = &loaded.images[..] else {
         panic!("{loaded:?}")
     };
     assert_eq!(
@@ -232,7 +236,7 @@ fn an_oci_layout_gives_the_image_for_this_machine() {
     let mut short = top.clone();
     short["size"] = json!(5);
     let error = load(&store, &layout.archive(&short)).unwrap_err();
-    assert!(error.to_string().contains("bytes, not 5"), "{error}");
+    assert!(chain(&error).contains("bytes, not 5"), "{error}");
 
     // A tag alone names nothing; without a platform the first image that is there is taken.
     let top = json!({"mediaType": foreign.media_type, "digest": foreign.digest,
@@ -300,7 +304,11 @@ fn archives_that_break_their_promises_are_refused() {
     ];
     for (reason, archive) in cases {
         let error = load(&store, &archive).unwrap_err();
-        assert!(error.to_string().contains(reason), "{reason:?} in {error}");
+        assert!(
+            chain(&error).contains(reason),
+            "{reason:?} in {}",
+            chain(&error)
+        );
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert_no_leftovers(&store);
     }

@@ -274,6 +274,14 @@ pub(crate) fn assert_same(left: &BTreeMap<Vec<u8>, String>, right: &BTreeMap<Vec
     }
 }
 
+/// An error with all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", chain(cause)),
+        None => error.to_string(),
+    }
+}
+
 /// Half-done work is gone.
 pub(crate) fn assert_no_leftovers(store: &Store) {
     assert_eq!(
