@@ -91,7 +91,7 @@ impl FromStr for Platform {
             !part.is_empty() && part.bytes().all(good)
         };
         let parts: Vec<&str> = text.split('/').collect();
-        if parts.len() > 3 || !parts.iter().all(|part| valid(part)) {
+        if parts.len() > 3 || !parts.iter().all(valid) {
             return Err(refuse());
         }
         let host = Self::host();
