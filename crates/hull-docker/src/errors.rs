@@ -124,6 +124,14 @@ fn sentence(error: &EngineError) -> String {
             format!("removal of container {id} is already in progress")
         }
         EngineError::StartFailed { text, .. } => start_sentence(text),
+        EngineError::PortsFailed {
+            name,
+            endpoint_id,
+            text,
+        } => format!(
+            "driver failed programming external connectivity on endpoint {name} ({endpoint_id}): \
+             {text}"
+        ),
         EngineError::ImageInUse {
             image,
             reference,

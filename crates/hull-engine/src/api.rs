@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hull_model::spec::{ContainerConfig, ContainerSpec, EndpointSpec, HostConfig};
+use hull_model::port::PublishedPort;
+use hull_model::spec::{ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding};
 use hull_model::state::{Exit, State};
 use hull_model::{Digest, SandboxId};
 
@@ -67,6 +68,8 @@ pub struct Container {
     pub restart_count: u32,
     /// Its addresses while it runs.
     pub endpoint: Option<Endpoint>,
+    /// Its published ports while it runs.
+    pub ports: Vec<PublishedPort>,
     /// Mounts with their sources resolved.
     pub mounts: Vec<MountPoint>,
     /// Where its output is kept, for drivers that keep a file.
@@ -149,6 +152,15 @@ pub struct RemoveOptions {
     pub force: bool,
     /// Its anonymous volumes too.
     pub volumes: bool,
+}
+
+/// A change of a container's published ports.
+#[derive(Debug, Clone, Default)]
+pub struct PublishRequest {
+    /// Container port (`80/tcp`) and where on the host.
+    pub add: Vec<(String, PortBinding)>,
+    /// Likewise; an empty address or port of the host stands for all.
+    pub remove: Vec<(String, PortBinding)>,
 }
 
 /// What to attach to.

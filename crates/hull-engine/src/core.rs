@@ -21,6 +21,7 @@ use crate::network::Network;
 use crate::object::exec::ExecTable;
 use crate::object::image::ImageTable;
 use crate::object::registry::Registry;
+use crate::port::Ports;
 use crate::store::Store;
 
 /// Containers that join the network of one that joins the next, before we look no further.
@@ -43,6 +44,7 @@ pub(crate) struct Core {
     pub(crate) mounts: hull_storage::LayerMounts,
     pub(crate) driver: hull_sandbox::Driver,
     pub(crate) network: Network,
+    pub(crate) ports: Ports,
     pub(crate) cgroups: Hierarchies,
     /// Which limits this host can hold.
     pub(crate) support: Support,

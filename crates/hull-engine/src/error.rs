@@ -59,6 +59,16 @@ pub enum EngineError {
         /// 125, 126 or 127, as `docker run` exits.
         exit_code: i32,
     },
+    /// Ports could not be published.
+    #[error("publish the ports of {name}: {text}")]
+    PortsFailed {
+        /// The container.
+        name: String,
+        /// Its endpoint, 64 hex digits.
+        endpoint_id: String,
+        /// Docker's words for why, then who has the port and what to do.
+        text: String,
+    },
     /// An image is in use by a container.
     #[error("image {image} is in use by container {container}")]
     ImageInUse {
@@ -123,6 +133,8 @@ impl EngineError {
             Self::BeingRemoved(_) | Self::ImageInUse { .. } | Self::ImageConflict(_) => {
                 ErrorKind::Busy
             }
+            // Docker answers 500, which clients know.
+            Self::PortsFailed { .. } => ErrorKind::Internal,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::Step { kind, .. } => *kind,
             Self::Unavailable(_) => ErrorKind::Unavailable,

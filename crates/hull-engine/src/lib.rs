@@ -25,6 +25,7 @@ mod name;
 mod network;
 mod object;
 mod open;
+mod port;
 mod recover;
 mod store;
 mod translate;
@@ -42,7 +43,7 @@ use std::sync::Arc;
 use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
     Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLine, LogsRequest, Network,
-    Progress, RemoveOptions, WaitCondition, Waited,
+    Progress, PublishRequest, RemoveOptions, WaitCondition, Waited,
 };
 use hull_model::event::Happening;
 use hull_model::state::State;
@@ -82,6 +83,11 @@ pub struct BridgeConfig {
     pub mtu: u32,
     /// Only name what blocks our traffic in foreign chains, add nothing there.
     pub hands_off: bool,
+    /// Address of port bindings that name none; none: every address.
+    pub default_ip: Option<std::net::IpAddr>,
+    /// What comes to published ports from outside goes through the host's own firewall, and is
+    /// carried to containers by the daemon.
+    pub host_firewall: bool,
 }
 
 /// The engine; cheap to clone.
@@ -260,6 +266,16 @@ impl Containers<'_> {
         let name = name.strip_prefix('/').unwrap_or(name).to_owned();
         self.handle(id)?
             .ask(|reply| Request::Rename { name, reply })
+            .await
+    }
+
+    /// Publishes and takes back ports of a container, running or not; later starts do likewise.
+    ///
+    /// # Errors
+    /// `PortsFailed` when a port is taken: nothing is changed then; `Invalid`.
+    pub async fn publish(&self, id: SandboxId, change: PublishRequest) -> Result<()> {
+        self.handle(id)?
+            .ask(|reply| Request::Publish { change, reply })
             .await
     }
 

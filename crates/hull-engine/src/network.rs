@@ -81,6 +81,11 @@ impl Network {
             run: run_root.to_owned(),
             tag: tag.clone(),
             firewall,
+            reach: if config.host_firewall {
+                hull_net::Reach::Inside
+            } else {
+                hull_net::Reach::All
+            },
         };
         let networks = Arc::new(Networks::open(settings, Box::new(run_program)));
         if config.disabled {
@@ -278,6 +283,11 @@ impl Network {
             NetworkMode::Host => files::resolv_conf_of_host(&host, &overrides),
             _ => files::resolv_conf(&host, &overrides),
         }
+    }
+
+    /// The kernel's side of it.
+    pub(crate) fn kernel(&self) -> Arc<Networks> {
+        self.networks.clone()
     }
 
     pub(crate) fn warnings(&self) -> Vec<String> {

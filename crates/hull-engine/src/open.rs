@@ -21,6 +21,7 @@ use crate::object::container::Request;
 use crate::object::exec::ExecTable;
 use crate::object::image::{self, ImageTable};
 use crate::object::registry::Registry;
+use crate::port::Ports;
 use crate::recover;
 use crate::store::{Change, Contents, Key, Store};
 
@@ -76,6 +77,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         storage,
         mounts,
         driver,
+        ports: Ports::new(network.kernel(), config.bridge.default_ip),
         network,
         cgroups,
         config,

@@ -22,6 +22,7 @@ use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::Result;
 use crate::object::container::{ContainerRecord, Owner, StateRecord};
+use crate::object::port;
 use crate::store::Contents;
 
 /// How long the leftovers of a sandbox without a record may take to vanish.
@@ -33,6 +34,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<()> {
     let mut known = HashSet::new();
     let mut owners = Vec::new();
+    let mut published = Vec::new();
     for (key, bytes) in &contents.containers {
         let id = SandboxId::from_bytes(*key);
         known.insert(id.short());
@@ -49,6 +51,8 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
             core.network.reserve(endpoint);
         }
         let name = record.spec.name.clone();
+        core.ports.adopt(id, &name, &life.ports);
+        published.push((life.ports.clone(), port::target(&life)));
         let (owner, handle) = Owner::new(core.clone(), id, record, life);
         if owner.is_being_removed() {
             core.containers.forget(id, &name);
@@ -57,6 +61,7 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
         }
         owners.push(owner);
     }
+    core.ports.keep_only(&published);
     discard_unknown(core, &known);
     for owner in owners {
         tokio::spawn(find_again(owner));

@@ -8,6 +8,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod limits;
+pub mod port;
 pub mod signal;
 pub mod spec;
 pub mod state;

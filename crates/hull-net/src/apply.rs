@@ -18,6 +18,7 @@ use crate::firewall::{Firewall, Foreign, Run};
 use crate::forwarding::{self, Forwarding, Opened};
 use crate::network::{Endpoint, Mac, Network, Subnet};
 use crate::plan::{self, LinkSteps, plan_endpoint};
+use crate::publish::{self, Published, Reach};
 
 /// How long the kernel may take for one answer. Its lock for links is one for the whole host, and
 /// the end of many namespaces at once can hold it for seconds.
@@ -39,6 +40,8 @@ pub struct Settings {
     pub tag: String,
     /// What to do about foreign chains.
     pub firewall: Firewall,
+    /// Who reaches published ports through the kernel.
+    pub reach: Reach,
 }
 
 /// What a change of networks came upon.
@@ -60,6 +63,8 @@ pub struct Networks {
     run: Box<Run>,
     /// What was last ensured; also keeps changes one after the other.
     wanted: Mutex<Vec<Network>>,
+    /// Taken after `wanted` where both are; held over each change of the table's maps.
+    pub(crate) published: Mutex<Published>,
 }
 
 impl std::fmt::Debug for Networks {
@@ -78,6 +83,7 @@ impl Networks {
             settings,
             run,
             wanted: Mutex::new(Vec::new()),
+            published: Mutex::default(),
         }
     }
 
@@ -85,9 +91,28 @@ impl Networks {
     /// removed, unless something still uses them.
     pub fn ensure(&self, networks: &[Network]) -> Result<Report, Error> {
         let mut wanted = self.wanted();
+        if wanted.is_empty() {
+            self.adopt_ports()?;
+        }
         let report = self.apply(networks, &wanted)?;
         *wanted = networks.to_vec();
         Ok(report)
+    }
+
+    /// Ports that a former daemon published stay while the table is made anew.
+    fn adopt_ports(&self) -> Result<(), Error> {
+        let found = publish::found(&mut self.nftables()?, &self.settings.tag);
+        *self.published() = found.map_err(|cause| Error::List {
+            what: "published ports",
+            cause,
+        })?;
+        Ok(())
+    }
+
+    /// Makes the kernel have the networks again.
+    pub(crate) fn restore(&self) -> Result<(), Error> {
+        let wanted = self.wanted();
+        self.apply(&wanted, &wanted).map(drop)
     }
 
     /// Adds a network, or changes the one of that name.
@@ -261,9 +286,12 @@ impl Networks {
 
     fn apply_table(&self, networks: &[Network], forwarding: &Forwarding) -> Result<(), Error> {
         let tag = &self.settings.tag;
+        let published = self.published();
         let transaction = match networks {
             [] => plan::remove(tag),
-            networks => plan::table(tag, networks, forwarding).replace(),
+            networks => {
+                plan::table(tag, networks, forwarding, self.settings.reach).replace(&published)
+            }
         };
         self.nftables()?
             .commit(transaction)
@@ -325,14 +353,16 @@ impl Networks {
         };
         let link = socket.link(name).map_err(list)?.ok_or_else(missing)?;
         self.ensure_addresses(socket, network, &link)?;
-        for (setting, value) in [("forwarding", 1), ("send_redirects", 0)] {
-            // A network without a way out has nothing to forward, except between its own ports
-            // on hosts that pass bridged frames to the rules; that needs no setting.
-            let value = if setting == "forwarding" && network.internal {
-                0
-            } else {
-                value
-            };
+        // A network without a way out has nothing to forward, except between its own ports on
+        // hosts that pass bridged frames to the rules; that needs no setting. Published ports of
+        // the host's loopback need its packets on the bridge; the table drops what a container
+        // sends there by itself.
+        let leads_out = i64::from(!network.internal);
+        for (setting, value) in [
+            ("forwarding", leads_out),
+            ("route_localnet", leads_out),
+            ("send_redirects", 0),
+        ] {
             LinkSetting::ipv4(name, setting)
                 .write(value)
                 .map_err(|cause| Error::Setting {

@@ -8,6 +8,7 @@
 //!   Networks                   the few functions that touch the kernel
 //!     ensure, add, remove, attach, detach, leftovers, settle_next            apply.rs
 //!     endpoints, verify, rules, choose_subnet                                observe.rs
+//!     publish, unpublish, keep_published                                     publish.rs
 //!       forwarding.rs          which links of the host forward, and back
 //!       firewall.rs            foreign chains that would drop our traffic
 //!   Ipam                       addresses of one subnet, in memory            ipam.rs
@@ -29,6 +30,7 @@ mod ipam;
 mod network;
 mod observe;
 mod plan;
+mod publish;
 
 pub use apply::{Networks, Report, Settings};
 pub use firewall::{Firewall, Output, Run};
@@ -36,6 +38,7 @@ pub use ipam::{Ipam, choose_subnet};
 pub use network::{Endpoint, InvalidNetwork, Mac, Network, Pool, Subnet};
 pub use observe::EndpointLink;
 pub use plan::{LinkSteps, host_link, plan_endpoint, plan_loopback};
+pub use publish::{Forward, Reach};
 
 use std::io;
 

@@ -9,6 +9,7 @@ use crate::forwarding::{self, Forwarding, routed_by_others};
 use crate::ipam::choose_subnet;
 use crate::network::{Network, Subnet};
 use crate::plan;
+use crate::publish;
 
 /// Largest packet where no link of the host tells another.
 const MTU_DEFAULT: u32 = 1500;
@@ -100,7 +101,7 @@ impl Networks {
             let left = (!has.is_empty()).then(|| format!("table inet {tag} belongs to no network"));
             return Ok(left.into_iter().collect());
         }
-        let table = plan::table(tag, wanted, forwarding);
+        let table = plan::table(tag, wanted, forwarding, self.settings.reach);
         let mut differences = Vec::new();
         let same = |rule: &Rule, chain: &str, comment: &str| {
             rule.chain() == chain && rule.comment() == comment
@@ -130,6 +131,8 @@ impl Networks {
                 differences.push(format!("set {set} has {found:?} instead of {keys:?}"));
             }
         }
+        let ports = publish::verify(&mut nft, tag, &self.published());
+        differences.extend(ports.map_err(list)?);
         Ok(differences)
     }
 
@@ -140,10 +143,15 @@ impl Networks {
         let mut lines = Vec::new();
         if !wanted.is_empty() {
             let links = self.links(&mut self.socket()?)?;
-            let table = plan::table(tag, &wanted, &self.forwarding(&wanted, &links)?);
+            let forwarding = self.forwarding(&wanted, &links)?;
+            let table = plan::table(tag, &wanted, &forwarding, self.settings.reach);
             for (set, keys) in table.sets() {
                 let keys: Vec<_> = keys.iter().map(|key| key.join(" . ")).collect();
                 lines.push(format!("inet {tag} @{set} = {{ {} }}", keys.join(", ")));
+            }
+            for ((protocol, host, port), to) in self.published().iter() {
+                let host = std::net::SocketAddr::new(*host, *port);
+                lines.push(format!("inet {tag} published {protocol} {host} : {to}"));
             }
             for rule in &table.rules {
                 lines.push(format!(

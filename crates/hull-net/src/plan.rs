@@ -8,6 +8,7 @@ use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdi
 
 use crate::forwarding::Forwarding;
 use crate::network::{Endpoint, Network};
+use crate::publish::{self, Published, Reach};
 
 /// What a shim sends for a sandbox's endpoint: requests for two network namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,11 +75,10 @@ pub fn plan_endpoint(
             mtu: None,
         },
     );
-    if !network.icc {
-        // Frames between ports never come to the table's rules, unless the host passes bridged
-        // frames to them; the bridge itself has to keep such ports apart.
-        host.isolate_port(&name);
-    }
+    // Frames between ports never come to the table's rules, unless the host passes bridged frames
+    // to them; the bridge itself has to keep such ports apart. Where the host does, it also leads
+    // an endpoint that asks for its own published port straight back to it.
+    host.set_port(&name, !network.icc, true);
     LinkSteps {
         host: host.into_bytes(),
         inside: plan_inside(network, endpoint),
@@ -153,7 +153,7 @@ const PREROUTING: BaseChain = BaseChain {
     hook: Hook::Prerouting,
     priority: -300,
 };
-const POSTROUTING: BaseChain = BaseChain {
+pub(crate) const POSTROUTING: BaseChain = BaseChain {
     name: "postrouting",
     kind: "nat",
     hook: Hook::Postrouting,
@@ -173,7 +173,12 @@ pub(crate) struct Table {
 }
 
 /// The table for all networks; `forwarding` are the links of the host that forward.
-pub(crate) fn table(name: &str, networks: &[Network], forwarding: &Forwarding) -> Table {
+pub(crate) fn table(
+    name: &str,
+    networks: &[Network],
+    forwarding: &Forwarding,
+    reach: Reach,
+) -> Table {
     let bridges = |which: fn(&Network) -> bool| -> Vec<String> {
         networks
             .iter()
@@ -193,6 +198,7 @@ pub(crate) fn table(name: &str, networks: &[Network], forwarding: &Forwarding) -
         .counted()
         .verdict(Verdict::Drop),
     );
+    rules.extend(publish::rules(name, networks, BRIDGES, reach));
     for network in networks
         .iter()
         .filter(|network| network.masquerade && !network.internal)
@@ -226,6 +232,16 @@ pub(crate) fn table(name: &str, networks: &[Network], forwarding: &Forwarding) -
 fn forward_rules(tag: &str) -> Vec<Rule> {
     let rule = |why: &str| Rule::new(FORWARD.name, &format!("{tag}: {why}"));
     vec![
+        rule("replies")
+            .to_link_in(BRIDGES)
+            .of_known_connection()
+            .verdict(Verdict::Accept),
+        // Before the walls between networks: a published port is for all that reach the host.
+        rule("published ports")
+            .from_link_not_in(INTERNAL)
+            .to_link_in(BRIDGES)
+            .of_published_port()
+            .verdict(Verdict::Accept),
         rule("between endpoints of one network").verdict_by_links(SAME_BRIDGE),
         rule("networks are kept apart")
             .from_link_in(BRIDGES)
@@ -240,14 +256,6 @@ fn forward_rules(tag: &str) -> Vec<Rule> {
             .to_link_in(INTERNAL)
             .counted()
             .verdict(Verdict::Drop),
-        rule("replies")
-            .to_link_in(BRIDGES)
-            .of_known_connection()
-            .verdict(Verdict::Accept),
-        rule("published ports")
-            .to_link_in(BRIDGES)
-            .of_published_port()
-            .verdict(Verdict::Accept),
         rule("nobody asked for it")
             .to_link_in(BRIDGES)
             .counted()
@@ -262,7 +270,7 @@ fn forward_rules(tag: &str) -> Vec<Rule> {
 
 impl Table {
     /// Replaces whatever our table holds: packets see the old one or the new one, never a part.
-    pub(crate) fn replace(&self) -> Transaction {
+    pub(crate) fn replace(&self, published: &Published) -> Transaction {
         let (family, name) = (Family::Inet, self.name.as_str());
         let mut all = remove(name);
         all.add_table(family, name);
@@ -289,6 +297,7 @@ impl Table {
             })
             .collect();
         all.add_elements(family, name, SAME_BRIDGE, &verdicts);
+        publish::add_to(&mut all, name, published);
         for rule in &self.rules {
             all.add_rule(family, name, rule, Place::End);
         }

@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
-use hull_net::{Endpoint, Firewall, Network, Networks, Output, Pool, Settings};
+use hull_model::port::Protocol;
+use hull_net::{Endpoint, Firewall, Forward, Network, Networks, Output, Pool, Reach, Settings};
 use hull_os::netlink::Socket;
 
 const ROLE: &str = "HULL_TEST_ROLE";
@@ -261,6 +262,7 @@ impl Host {
             run: run.clone(),
             tag: "hull".to_owned(),
             firewall,
+            reach: Reach::All,
         };
         Self {
             outside,
@@ -451,6 +453,7 @@ fn ensure_again_changes_nothing_and_repairs_what_others_broke() {
         run: host.run.clone(),
         tag: "hull".to_owned(),
         firewall: Firewall::Cooperate,
+        reach: Reach::All,
     };
     let again = Networks::open(settings, Box::new(runner));
     again.ensure(&wanted).unwrap();
@@ -836,6 +839,7 @@ fn two_daemons_on_one_host_leave_each_other_alone() {
         run,
         tag: "hull-b".to_owned(),
         firewall: Firewall::Cooperate,
+        reach: Reach::All,
     };
     let other = Networks::open(settings, Box::new(runner));
     let mut network = Network::default_bridge("172.18.0.0/16".parse().unwrap(), 1500);
@@ -902,6 +906,7 @@ fn firewalld_is_asked_to_trust_the_bridge() {
         run: host.run.clone(),
         tag: "hull".to_owned(),
         firewall: Firewall::Cooperate,
+        reach: Reach::All,
     };
     let networks = Networks::open(settings, Box::new(firewall_cmd));
     for _ in 0..2 {
@@ -1007,4 +1012,145 @@ fn beside_docker_both_have_their_way_out() {
     assert!(!run_words("iptables-save").contains("hull"));
     of_docker.reaches(OUTSIDE);
     drop(dockerd);
+}
+
+fn tcp(host: &str, port: u16, to: &str) -> Forward {
+    Forward {
+        protocol: Protocol::Tcp,
+        host: host.parse().unwrap(),
+        port,
+        to: to.parse().unwrap(),
+    }
+}
+
+/// The address that the server at `to` sees of us, the host.
+fn seen_from_host(to: &str) -> Option<IpAddr> {
+    let wait = Duration::from_millis(BLOCKED_MS);
+    let stream = TcpStream::connect_timeout(&to.parse().unwrap(), wait).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok()?;
+    line.trim().parse().ok()
+}
+
+#[test]
+fn published_ports_are_reached_from_everywhere_they_should_be() {
+    if !in_own_host("published_ports_are_reached_from_everywhere_they_should_be") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    let other = Network {
+        name: "other".to_owned(),
+        bridge: "br-other".to_owned(),
+        pools: vec![Pool::of("10.2.0.0/24".parse().unwrap())],
+        icc: false,
+        ..host.default_bridge()
+    };
+    let networks = [host.default_bridge(), other];
+    host.networks.ensure(&networks).unwrap();
+    let web = host.container("bridge", "172.17.0.2");
+    let _web = web.namespace.serve(80);
+    let near = host.container("bridge", "172.17.0.3");
+    let far = host.container("other", "10.2.0.2");
+    let _far = far.namespace.serve(81);
+    let forwards = [
+        tcp("0.0.0.0", 8080, "172.17.0.2:80"),
+        tcp("127.0.0.1", 8081, "172.17.0.2:80"),
+        tcp(HOST_ADDRESS, 8082, "172.17.0.2:80"),
+        tcp("0.0.0.0", 8083, "10.2.0.2:81"),
+    ];
+    host.networks.publish(&forwards).unwrap();
+    assert_eq!(host.networks.verify().unwrap(), Vec::<String>::new());
+
+    let from_outside = |port: u16| host.outside.reaches(&format!("{HOST_ADDRESS}:{port}"));
+    assert_eq!(
+        from_outside(8080).to_string(),
+        "198.51.100.2",
+        "the client's own address"
+    );
+    from_outside(8082);
+    from_outside(8083);
+    host.outside.is_kept_from(&format!("{HOST_ADDRESS}:8081"));
+    assert!(seen_from_host(&format!("{HOST_ADDRESS}:8080")).is_some());
+    assert!(seen_from_host("127.0.0.1:8080").is_some());
+    assert!(seen_from_host("127.0.0.1:8081").is_some());
+    assert!(
+        seen_from_host("127.0.0.1:8082").is_none(),
+        "published elsewhere"
+    );
+    // Itself, its neighbour, and one behind a wall; but not what is the host's own.
+    for client in [&web, &near, &far] {
+        client.namespace.reaches(&format!("{HOST_ADDRESS}:8080"));
+
+        client
+            .namespace
+            .is_kept_from(&format!("{HOST_ADDRESS}:8081"));
+        client.namespace.is_kept_from("127.0.0.1:8081");
+    }
+    for client in [&web, &near] {
+        client.namespace.reaches(&format!("{HOST_ADDRESS}:8083"));
+    }
+    far.namespace.is_kept_from("172.17.0.2:80");
+    // A neighbour of the host that sends to the host's loopback, or straight to the container.
+    host.outside.ip("route add 172.17.0.0/16 via 198.51.100.1");
+    host.outside.is_kept_from("172.17.0.2:80");
+    std::fs::write("/proc/sys/net/ipv4/conf/up0/route_localnet", "1").unwrap();
+    host.outside.ip("addr del 127.0.0.1/8 dev lo");
+    host.outside.ip("route add 127.0.0.1/32 via 198.51.100.1");
+    host.outside.is_kept_from("127.0.0.1:8081");
+}
+
+#[test]
+fn published_ports_outlive_daemons_and_flushed_rules() {
+    if !in_own_host("published_ports_outlive_daemons_and_flushed_rules") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    let wanted = [host.default_bridge()];
+    host.networks.ensure(&wanted).unwrap();
+    let web = host.container("bridge", "172.17.0.2");
+    let _web = web.namespace.serve(80);
+    let first = tcp("0.0.0.0", 8080, "172.17.0.2:80");
+    let second = tcp("0.0.0.0", 8081, "172.17.0.2:80");
+    host.networks.publish(&[first]).unwrap();
+    // A thousand others change nothing for these two.
+    let many: Vec<_> = (20_000..21_000)
+        .map(|port| tcp("0.0.0.0", port, "172.17.0.9:80"))
+        .collect();
+    host.networks.publish(&many).unwrap();
+    run_words("nft flush ruleset");
+    host.networks.publish(&[second]).unwrap();
+    assert!(seen_from_host("127.0.0.1:8080").is_some(), "restored");
+    assert!(seen_from_host("127.0.0.1:8081").is_some());
+
+    let settings = |reach| Settings {
+        run: host.run.clone(),
+        tag: "hull".to_owned(),
+        firewall: Firewall::Cooperate,
+        reach,
+    };
+    let again = Networks::open(settings(Reach::All), Box::new(runner));
+    again.ensure(&wanted).unwrap();
+    let at_host = format!("{HOST_ADDRESS}:8080");
+    host.outside.reaches(&at_host);
+    again.keep_published(&[first]).unwrap();
+    assert!(
+        seen_from_host("127.0.0.1:8081").is_none(),
+        "nobody's any more"
+    );
+    assert_eq!(again.verify().unwrap(), Vec::<String>::new());
+
+    // With the host's firewall in charge, what comes from outside is not led past it.
+    let inside = Networks::open(settings(Reach::Inside), Box::new(runner));
+    inside.ensure(&wanted).unwrap();
+    host.outside.is_kept_from(&at_host);
+    assert!(seen_from_host("127.0.0.1:8080").is_some());
+    web.namespace.reaches(&at_host);
+
+    // What another container took over is not taken away with the former one's.
+    let moved = tcp("0.0.0.0", 8080, "172.17.0.7:80");
+    inside.publish(&[moved]).unwrap();
+    inside.unpublish(&[first]).unwrap();
+    assert!(run_words("nft list map inet hull ports4").contains("172.17.0.7 . 80"));
+    inside.unpublish(&[moved]).unwrap();
+    assert!(!run_words("nft list map inet hull ports4").contains("172.17"));
 }

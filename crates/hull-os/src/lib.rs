@@ -13,6 +13,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod nft;
+pub mod port;
 pub mod process;
 pub mod pty;
 pub mod seccomp;

@@ -11,7 +11,7 @@
 //! owner finds them again.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::netlink::{
@@ -82,6 +82,11 @@ const USERDATA_COMMENT: u8 = 0;
 const KEY_IN_HOST_ORDER: [u8; 6] = {
     let [a, b, c, d] = 1u32.to_ne_bytes();
     [0, 4, a, b, c, d]
+};
+/// The same for keys and data (item 1) as they are in packets.
+const KEY_AND_DATA_IN_NETWORK_ORDER: [u8; 12] = {
+    let [a, b, c, d] = 2u32.to_ne_bytes();
+    [0, 4, a, b, c, d, 1, 4, a, b, c, d]
 };
 /// Bytes of a comment, with its terminating zero: nft shows no more.
 pub const COMMENT_BYTES_MAX: usize = 128;
@@ -159,15 +164,54 @@ pub enum Key {
     Link,
     /// The names of two links: where a packet came from, where it goes to.
     LinkPair,
+    /// Transport protocol and port that a packet goes to.
+    Port,
+    /// Address of the family, transport protocol and port that a packet goes to.
+    AddressPort(Family),
+}
+
+/// What a map of addresses and ports gives is as long as this, after the address.
+const PORT_BYTES: usize = 4;
+
+/// The numbers are nft's own (it shows sets by them; the kernel only stores them).
+mod shown_as {
+    pub(super) const IPV4: u32 = 7;
+    pub(super) const IPV6: u32 = 8;
+    pub(super) const PROTOCOL: u32 = 12;
+    pub(super) const SERVICE: u32 = 13;
+    pub(super) const IFNAME: u32 = 41;
+}
+
+impl Family {
+    fn address_bytes(self) -> usize {
+        if self == Self::Ipv6 { 16 } else { 4 }
+    }
+
+    fn address_family(self) -> u8 {
+        if self == Self::Ipv6 {
+            libc::AF_INET6 as u8
+        } else {
+            libc::AF_INET as u8
+        }
+    }
+
+    fn address_shown_as(self) -> u32 {
+        if self == Self::Ipv6 {
+            shown_as::IPV6
+        } else {
+            shown_as::IPV4
+        }
+    }
 }
 
 impl Key {
-    /// The numbers are nft's own (it shows sets by them; the kernel only stores them).
     fn type_number(self) -> u32 {
-        const IFNAME: u32 = 41;
+        let port = (shown_as::PROTOCOL << 6) | shown_as::SERVICE;
         match self {
-            Self::Link => IFNAME,
-            Self::LinkPair => (IFNAME << 6) | IFNAME,
+            Self::Link => shown_as::IFNAME,
+            Self::LinkPair => (shown_as::IFNAME << 6) | shown_as::IFNAME,
+            Self::Port => port,
+            Self::AddressPort(family) => (family.address_shown_as() << 12) | port,
         }
     }
 
@@ -175,7 +219,44 @@ impl Key {
         match self {
             Self::Link => LINK_NAME_BYTES,
             Self::LinkPair => 2 * LINK_NAME_BYTES,
+            Self::Port => 2 * PORT_BYTES,
+            Self::AddressPort(family) => family.address_bytes() + 2 * PORT_BYTES,
         }
+    }
+
+    fn userdata(self) -> &'static [u8] {
+        match self {
+            Self::Link | Self::LinkPair => &KEY_IN_HOST_ORDER,
+            _ => &KEY_AND_DATA_IN_NETWORK_ORDER,
+        }
+    }
+}
+
+/// A set's key for a transport protocol and port, at addresses where the key has such.
+pub fn port_key(addresses: &[IpAddr], protocol: u8, port: u16) -> Vec<u8> {
+    let mut key = Vec::new();
+    for address in addresses {
+        put_address(&mut key, *address);
+    }
+    key.extend([protocol, 0, 0, 0]);
+    key.extend(port.to_be_bytes());
+    key.extend([0; 2]);
+    key
+}
+
+/// What a map from ports gives: where packets go instead.
+pub fn port_target(to: SocketAddr) -> Vec<u8> {
+    let mut target = Vec::new();
+    put_address(&mut target, to.ip());
+    target.extend(to.port().to_be_bytes());
+    target.extend([0; 2]);
+    target
+}
+
+fn put_address(bytes: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => bytes.extend(v4.octets()),
+        IpAddr::V6(v6) => bytes.extend(v6.octets()),
     }
 }
 
@@ -309,7 +390,36 @@ impl Transaction {
         .attribute_be32(SET_KEY_TYPE, key.type_number())
         .attribute_be32(SET_KEY_BYTES, key.bytes() as u32)
         .attribute_be32(SET_ID, id)
-        .attribute(SET_USERDATA, &KEY_IN_HOST_ORDER)
+        .attribute(SET_USERDATA, key.userdata())
+    }
+
+    /// Adds a map from ports to where packets go instead: address and port of a family.
+    pub fn add_port_map(&mut self, family: Family, table: &str, map: &str, ports: (Key, Family)) {
+        let (key, to) = ports;
+        let data = (to.address_shown_as() << 6) | shown_as::SERVICE;
+        self.set_head(family, table, map, key, SET_FLAG_MAP)
+            .attribute_be32(SET_DATA_TYPE, data)
+            .attribute_be32(SET_DATA_BYTES, (to.address_bytes() + PORT_BYTES) as u32);
+    }
+
+    /// Adds elements to a map of ports.
+    pub fn add_port_elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        map: &str,
+        elements: &[(Vec<u8>, Vec<u8>)],
+    ) {
+        for part in elements.chunks(ELEMENTS_PER_REQUEST_MAX) {
+            let label = format!("add elements to {map}");
+            let request = self.begin(NEW_ELEMENT, libc::NLM_F_CREATE, family, label);
+            let parts = part.iter().map(|(key, data)| (key, Some(data)));
+            put_all_elements(request, (table, map), parts, |element, data| {
+                element.nested(ELEMENT_DATA, |value| {
+                    value.attribute(DATA_VALUE, data);
+                });
+            });
+        }
     }
 
     /// Adds elements to a set (no verdict) or to a verdict map.
@@ -330,14 +440,12 @@ impl Transaction {
 
     /// Takes elements out of a set or map. They have to be there.
     pub fn delete_elements(&mut self, family: Family, table: &str, set: &str, keys: &[Vec<u8>]) {
-        let elements: Vec<_> = keys.iter().map(|key| (key.clone(), None)).collect();
-        let request = self.begin(
-            DELETE_ELEMENT,
-            0,
-            family,
-            format!("delete elements of {set}"),
-        );
-        put_elements(request, table, set, &elements);
+        for part in keys.chunks(ELEMENTS_PER_REQUEST_MAX) {
+            let elements: Vec<_> = part.iter().map(|key| (key.clone(), None)).collect();
+            let label = format!("delete elements of {set}");
+            let request = self.begin(DELETE_ELEMENT, 0, family, label);
+            put_elements(request, table, set, &elements);
+        }
     }
 
     /// Empties a set or map.
@@ -391,17 +499,31 @@ fn put_elements(
     set: &str,
     elements: &[(Vec<u8>, Option<Verdict>)],
 ) {
+    let parts = elements
+        .iter()
+        .map(|(key, verdict)| (key, verdict.as_ref()));
+    put_all_elements(request, (table, set), parts, |element, verdict| {
+        element.nested(ELEMENT_DATA, |data| verdict.put(data));
+    });
+}
+
+fn put_all_elements<'a, D: 'a>(
+    request: &mut Batch,
+    (table, set): (&str, &str),
+    elements: impl Iterator<Item = (&'a Vec<u8>, Option<&'a D>)>,
+    put_data: impl Fn(&mut Batch, &D),
+) {
     request
         .attribute_text(ELEMENTS_TABLE, table)
         .attribute_text(ELEMENTS_SET, set)
         .nested(ELEMENTS, |list| {
-            for (key, verdict) in elements {
+            for (key, data) in elements {
                 list.nested(LIST_ITEM, |element| {
-                    element.nested(ELEMENT_KEY, |data| {
-                        data.attribute(DATA_VALUE, key);
+                    element.nested(ELEMENT_KEY, |value| {
+                        value.attribute(DATA_VALUE, key);
                     });
-                    if let Some(verdict) = verdict {
-                        element.nested(ELEMENT_DATA, |data| verdict.put(data));
+                    if let Some(data) = data {
+                        put_data(element, data);
                     }
                 });
             }
@@ -562,6 +684,18 @@ impl Nftables {
         table: &str,
         set: &str,
     ) -> io::Result<Vec<Vec<String>>> {
+        let keys = self.elements(family, table, set)?;
+        let names = |key: &Vec<u8>| key.chunks(LINK_NAME_BYTES).map(text).collect();
+        Ok(keys.iter().map(|(key, _)| names(key)).collect())
+    }
+
+    /// Keys and data of a set or map as bytes; the data are empty in a set and for verdicts.
+    pub fn elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut request = Batch::new();
         request
             .begin(
@@ -576,6 +710,8 @@ impl Nftables {
     }
 }
 
+/// Elements of one request: the length of their list is a number of 16 bits.
+const ELEMENTS_PER_REQUEST_MAX: usize = 500;
 /// Bytes of one part of the answers to a transaction.
 const ANSWER_BYTES_MAX: usize = 8 << 10;
 
@@ -639,17 +775,14 @@ fn rule(message: &Message<'_>) -> Option<InstalledRule> {
     })
 }
 
-fn elements(message: &Message<'_>) -> Option<Vec<Vec<String>>> {
+fn elements(message: &Message<'_>) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     let list = attribute(message.body.get(4..)?, ELEMENTS)?;
-    let names = |element: &[u8]| -> Option<Vec<String>> {
-        let key = attribute(attribute(element, ELEMENT_KEY)?, DATA_VALUE)?;
-        Some(key.chunks(LINK_NAME_BYTES).map(text).collect())
-    };
-    Some(
-        attributes(list)
-            .filter_map(|(_, element)| names(element))
-            .collect(),
-    )
+    let pairs = attributes(list).filter_map(|(_, element)| {
+        let value = |kind| attribute(attribute(element, kind)?, DATA_VALUE);
+        let data = value(ELEMENT_DATA).unwrap_or_default();
+        Some((value(ELEMENT_KEY)?.to_vec(), data.to_vec()))
+    });
+    Some(pairs.collect())
 }
 
 /// The network of an address: what a rule compares, and the mask before.
@@ -676,6 +809,7 @@ mod tests {
 
     use super::{
         BaseChain, Ends, Family, Hook, Key, Nftables, Place, Rule, Transaction, Verdict, link_key,
+        port_key, port_target,
     };
     use crate::netlink::tests::in_own_netns;
 
@@ -790,6 +924,12 @@ mod tests {
                 .dnat([10, 0, 0, 2].into(), None),
             "iifname \"a\" dnat ip to 10.0.0.2",
         );
+        check(
+            rule()
+                .not_to_network([127, 0, 0, 0].into(), 8)
+                .verdict(Verdict::Drop),
+            "ip daddr != 127.0.0.0/8 drop",
+        );
     }
 
     #[test]
@@ -872,6 +1012,53 @@ mod tests {
                 Some(Ends::Return),
             ];
             assert_eq!(ends, expected);
+        });
+    }
+
+    /// Ports in maps cost the same however many there are; `nft` reads them as we mean them.
+    #[test]
+    fn ports_are_redirected_by_maps() {
+        in_own_netns(|| {
+            let inet = Family::Inet;
+            let mut all = table();
+            let nat = BaseChain {
+                name: "nat",
+                kind: "nat",
+                hook: Hook::Prerouting,
+                priority: -100,
+            };
+            all.add_base_chain(inet, "t", nat);
+            let v6: std::net::IpAddr = "fd00::1".parse().unwrap();
+            for (family, address) in [(Family::Ipv4, [10, 0, 0, 1].into()), (Family::Ipv6, v6)] {
+                let word = family.word();
+                let (any, at) = (format!("{word}_any"), format!("{word}_at"));
+                all.add_port_map(inet, "t", &any, (Key::Port, family));
+                all.add_port_map(inet, "t", &at, (Key::AddressPort(family), family));
+                let to = port_target((address, 80).into());
+                all.add_port_elements(inet, "t", &any, &[(port_key(&[], 6, 8080), to.clone())]);
+                all.add_port_elements(inet, "t", &at, &[(port_key(&[address], 17, 53), to)]);
+                let rule = || Rule::new("nat", "");
+                let at = rule().dnat_by_port(&at, family, true);
+                let any = rule().dnat_by_port(&any, family, false);
+                all.add_rule(inet, "t", &at, Place::End);
+                all.add_rule(inet, "t", &any, Place::End);
+            }
+            let mut nft_tables = open();
+            nft_tables.commit(all).unwrap();
+            let shown = nft(&["list", "table", "inet", "t"]);
+            for part in [
+                "type inet_proto . inet_service : ipv4_addr . inet_service",
+                "tcp . 8080 : 10.0.0.1 . 80",
+                "10.0.0.1 . udp . 53 : 10.0.0.1 . 80",
+                "fd00::1 . udp . 53 : fd00::1 . 80",
+                "dnat ip to ip daddr . meta l4proto . th dport map @ip_at",
+                "dnat ip6 to meta l4proto . th dport map @ip6_any",
+            ] {
+                assert!(shown.contains(part), "no {part:?} in {shown}");
+            }
+            let found = nft_tables.elements(inet, "t", "ip6_at").unwrap();
+            let expected = (port_key(&[v6], 17, 53), port_target((v6, 80).into()));
+            assert_eq!(found, [expected]);
         });
     }
 

@@ -13,6 +13,8 @@ use crate::codec::{Malformed, Reader, Writer};
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Execs of one sandbox at the same time; bounds the status message too.
 pub const EXECS_MAX: usize = 1000;
+/// Kept sockets of one message; with room for descriptors of other kinds.
+pub const KEYS_MAX: usize = 200;
 /// Bytes of the text of a failure; longer ones are cut.
 pub const TEXT_BYTES_MAX: usize = 4096;
 
@@ -60,6 +62,16 @@ pub enum Request {
     CloseStdin {
         /// Of which process.
         target: Target,
+    },
+    /// Keep more sockets open. With their descriptors.
+    Keep {
+        /// What the daemon calls each.
+        keys: Vec<u32>,
+    },
+    /// Close sockets that were kept open.
+    Release {
+        /// Which.
+        keys: Vec<u32>,
     },
     /// Send a signal to an exec.
     SignalExec {
@@ -144,6 +156,12 @@ pub enum Event {
         /// How many.
         lines: u64,
     },
+    /// Sockets that are kept open: all of them after [`Event::Status`], as many messages as that
+    /// takes. With their descriptors.
+    Kept {
+        /// What the daemon calls each.
+        keys: Vec<u32>,
+    },
     /// A request was not understood.
     Refused {
         /// Why.
@@ -158,6 +176,8 @@ mod tag {
     pub(super) const RESIZE: u16 = 4;
     pub(super) const CLOSE_STDIN: u16 = 5;
     pub(super) const SIGNAL_EXEC: u16 = 6;
+    pub(super) const KEEP: u16 = 7;
+    pub(super) const RELEASE: u16 = 8;
     pub(super) const STATUS: u16 = 101;
     pub(super) const STARTED: u16 = 102;
     pub(super) const START_FAILED: u16 = 103;
@@ -167,6 +187,7 @@ mod tag {
     pub(super) const EXEC_EXITED: u16 = 107;
     pub(super) const LOG_DROPPED: u16 = 108;
     pub(super) const REFUSED: u16 = 109;
+    pub(super) const KEPT: u16 = 110;
 }
 
 /// Makes a text of a message: without a NUL inside, not too long.
@@ -176,6 +197,19 @@ pub fn text(words: &str) -> CString {
         end -= 1;
     }
     CString::new(words[..end].replace('\0', "?")).unwrap_or_default()
+}
+
+fn put_keys(w: &mut Writer, keys: &[u32]) {
+    w.u32(u32::try_from(keys.len()).unwrap_or(u32::MAX));
+    keys.iter().for_each(|&key| w.u32(key));
+}
+
+fn keys(r: &mut Reader<'_>) -> Result<Vec<u32>, Malformed> {
+    let count = r.u32()? as usize;
+    if count > KEYS_MAX {
+        return Err(Malformed { what: "keys" });
+    }
+    (0..count).map(|_| r.u32()).collect()
 }
 
 impl Target {
@@ -266,6 +300,8 @@ impl Request {
                 w.u32((*cols).into());
             }),
             Request::CloseStdin { target } => w.record(tag::CLOSE_STDIN, |w| target.encode(w)),
+            Request::Keep { keys } => w.record(tag::KEEP, |w| put_keys(w, keys)),
+            Request::Release { keys } => w.record(tag::RELEASE, |w| put_keys(w, keys)),
             Request::SignalExec { id, signal } => w.record(tag::SIGNAL_EXEC, |w| {
                 w.id(id);
                 w.i32(*signal);
@@ -309,6 +345,12 @@ impl Request {
                 id: r.id()?,
                 signal: r.i32()?,
             },
+            tag::KEEP => Request::Keep {
+                keys: keys(&mut r)?,
+            },
+            tag::RELEASE => Request::Release {
+                keys: keys(&mut r)?,
+            },
             _ => return Err(malformed),
         })
     }
@@ -351,6 +393,7 @@ impl Event {
             }),
             Event::LogDropped { lines } => w.record(tag::LOG_DROPPED, |w| w.u64(*lines)),
             Event::Refused { text } => w.record(tag::REFUSED, |w| w.text(text)),
+            Event::Kept { keys } => w.record(tag::KEPT, |w| put_keys(w, keys)),
         }
     }
 
@@ -402,6 +445,7 @@ impl Event {
                 exit: Exit::decode(r)?,
             },
             tag::LOG_DROPPED => Event::LogDropped { lines: r.u64()? },
+            tag::KEPT => Event::Kept { keys: keys(r)? },
             tag::REFUSED => Event::Refused {
                 text: r.text()?.to_owned(),
             },
@@ -436,6 +480,8 @@ mod tests {
                 target: Target::Init,
             },
             Request::SignalExec { id, signal: 15 },
+            Request::Keep { keys: vec![1, 2] },
+            Request::Release { keys: vec![3] },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes), Ok(request));
@@ -474,6 +520,7 @@ mod tests {
             Event::ExecExited { id, exit },
             Event::LogDropped { lines: 4 },
             Event::Refused { text: text("why") },
+            Event::Kept { keys: vec![5, 6] },
         ];
         let mut w = Writer::default();
         w.record(999, |w| w.u32(1));

@@ -74,6 +74,13 @@ pub enum Step<'a> {
     Log(Log<'a>),
     /// A client that is attached from the beginning.
     Attachment(Attachment),
+    /// A socket that the shim keeps open for the daemon as long as the container lives.
+    Keep {
+        /// What the daemon calls it.
+        key: u32,
+        /// The socket.
+        fd: i32,
+    },
     /// Our own init is process 1.
     Init,
     /// What runs: process steps.
@@ -238,6 +245,7 @@ mod tag {
     pub(super) const ATTACHMENT: u16 = 20;
     pub(super) const INIT: u16 = 21;
     pub(super) const PROCESS: u16 = 22;
+    pub(super) const KEEP: u16 = 23;
 }
 
 impl Propagation {
@@ -388,6 +396,10 @@ impl<'a> Step<'a> {
                 w.i32(attachment.fd);
                 w.u32(attachment.streams);
             }),
+            Step::Keep { key, fd } => w.record(tag::KEEP, |w| {
+                w.u32(key);
+                w.i32(fd);
+            }),
             Step::Init => w.record(tag::INIT, |_| ()),
             Step::Process(steps) => w.record(tag::PROCESS, |w| w.blob(steps)),
         }
@@ -439,6 +451,10 @@ impl<'a> Step<'a> {
                 fd: r.i32()?,
                 streams: r.u32()?,
             }),
+            tag::KEEP => Step::Keep {
+                key: r.u32()?,
+                fd: r.i32()?,
+            },
             tag::INIT => Step::Init,
             tag::PROCESS => Step::Process(r.blob()?),
             // Leaving out a step that we do not know could leave out a wall.
@@ -571,6 +587,7 @@ mod tests {
                 fd: 11,
                 streams: streams::STDIN | streams::FRAMED,
             }),
+            Step::Keep { key: 3, fd: 12 },
             Step::Init,
             Step::Process(process),
         ]

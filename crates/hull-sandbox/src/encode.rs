@@ -100,6 +100,10 @@ pub(crate) fn encode<'a>(
         let streams = stream_bits(attachment);
         encoder.step(&Step::Attachment(plan::Attachment { fd, streams }));
     }
+    for kept in &spec.kept {
+        let fd = encoder.add(kept.socket.as_fd());
+        encoder.step(&Step::Keep { key: kept.key, fd });
+    }
     if spec.init {
         encoder.step(&Step::Init);
     }

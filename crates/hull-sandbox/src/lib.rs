@@ -28,7 +28,7 @@ pub use hull_plan::FailureKind;
 pub use record::ExecExit;
 pub use shim::{Event, Shim, StartFailure, Target};
 pub use spec::{
-    Attachment, CapabilitySets, Cgroup, DeviceNode, ExecId, ExecSpec, IdMap, Limits, LinkSteps,
-    Log, Lowers, Mount, MountKind, MountOptions, Namespace, Namespaces, Process, Propagation,
-    Rlimit, Root, Spec, Stdin, Sysctl, UserMaps,
+    Attachment, CapabilitySets, Cgroup, DeviceNode, ExecId, ExecSpec, IdMap, KeptSocket, Limits,
+    LinkSteps, Log, Lowers, Mount, MountKind, MountOptions, Namespace, Namespaces, Process,
+    Propagation, Rlimit, Root, Spec, Stdin, Sysctl, UserMaps,
 };

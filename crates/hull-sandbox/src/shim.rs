@@ -10,7 +10,7 @@ use hull_plan::message::{self, MESSAGE_BYTES_MAX, Request};
 
 use crate::encode::{encode_process, stream_bits};
 use crate::error::Error;
-use crate::spec::{Attachment, ExecId, ExecSpec};
+use crate::spec::{Attachment, ExecId, ExecSpec, KeptSocket};
 use crate::{Exit, FailureKind};
 
 /// A connection to a shim. Its descriptor is readable when [`Shim::try_event`] has something.
@@ -22,6 +22,8 @@ pub struct Shim {
     pidfd: OwnedFd,
     /// Of the container's first process, once it started.
     init: Option<OwnedFd>,
+    /// Sockets that the shim keeps and sent us copies of.
+    kept: Vec<KeptSocket>,
     /// Events of one message that were not taken yet.
     waiting: VecDeque<message::Event>,
     gone: bool,
@@ -72,6 +74,8 @@ pub enum Event {
         /// Why.
         text: String,
     },
+    /// Copies of sockets that the shim keeps are there, to be taken.
+    Kept,
     /// The connection ended: the shim is gone or about to go. Nothing follows.
     Gone,
 }
@@ -106,6 +110,7 @@ impl Shim {
             socket,
             pidfd,
             init: None,
+            kept: Vec::new(),
             waiting: VecDeque::new(),
             gone: false,
         }
@@ -147,14 +152,18 @@ impl Shim {
             self.gone = true;
             return Ok(true);
         }
-        if let Some(init) = descriptors.into_iter().next() {
-            self.init = Some(init);
-        }
         let events =
             message::Event::decode_all(&buffer[..length]).map_err(|malformed| Error::Protocol {
                 id: self.id.short(),
                 what: malformed.to_string(),
             })?;
+        if let Some(message::Event::Kept { keys }) = events.first() {
+            let named = keys.iter().zip(descriptors);
+            self.kept
+                .extend(named.map(|(&key, socket)| KeptSocket { key, socket }));
+        } else if let Some(init) = descriptors.into_iter().next() {
+            self.init = Some(init);
+        }
         self.waiting.extend(events);
         Ok(true)
     }
@@ -256,6 +265,36 @@ impl Shim {
             Err(cause) if cause.raw_os_error() == Some(ESRCH) => Err(not_running()),
             Err(cause) => Err(self.failed("signal", cause)),
         }
+    }
+
+    /// Takes copies of the sockets that the shim keeps, after [`Event::Kept`].
+    pub fn take_kept(&mut self) -> Vec<KeptSocket> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Has the shim keep more sockets open.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn keep(&mut self, sockets: &[KeptSocket]) -> Result<(), Error> {
+        for part in sockets.chunks(message::KEYS_MAX) {
+            let keys = part.iter().map(|kept| kept.key).collect();
+            let descriptors: Vec<_> = part.iter().map(|kept| kept.socket.as_fd()).collect();
+            self.send(&Request::Keep { keys }, &descriptors)?;
+        }
+        Ok(())
+    }
+
+    /// Has the shim close sockets that it keeps.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn release(&mut self, keys: &[u32]) -> Result<(), Error> {
+        for part in keys.chunks(message::KEYS_MAX) {
+            let keys = part.to_vec();
+            self.send(&Request::Release { keys }, &[])?;
+        }
+        Ok(())
     }
 
     /// Sends a signal to an exec.
@@ -363,6 +402,7 @@ fn event_of(event: message::Event) -> Option<Event> {
             exit: exit_of(exit),
         },
         message::Event::LogDropped { lines } => Event::LogDropped { lines },
+        message::Event::Kept { .. } => Event::Kept,
         message::Event::Refused { text } => Event::Refused {
             text: text.to_string_lossy().into_owned(),
         },

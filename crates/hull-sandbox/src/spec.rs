@@ -82,12 +82,24 @@ pub struct Spec {
     pub sysctls: Vec<Sysctl>,
     /// How ready the kernel is to kill it; none: as the daemon.
     pub oom_score_adj: Option<i32>,
+    /// Sockets that the shim keeps open as long as the container lives: see
+    /// [`crate::Shim::take_kept`].
+    pub kept: Vec<KeptSocket>,
     /// What runs.
     pub process: Process,
     /// Our own small init as process 1, which starts [`Spec::process`] and reaps.
     pub init: bool,
     /// Where output goes.
     pub log: Log,
+}
+
+/// A socket that a shim keeps open for this daemon and those after it.
+#[derive(Debug)]
+pub struct KeptSocket {
+    /// What the daemon calls it.
+    pub key: u32,
+    /// The socket.
+    pub socket: OwnedFd,
 }
 
 /// The root file system: an overlay made by the shim.

@@ -130,6 +130,7 @@ fn close_others(plan: &Plan<'_>) {
             Step::Join { fd, .. } | Step::LowerDescriptor(fd) => keep.push(fd),
             Step::Log(log) => keep.push(log.dir),
             Step::Attachment(attachment) => keep.push(attachment.fd),
+            Step::Keep { fd, .. } => keep.push(fd),
             _ => {}
         }
     }
@@ -265,6 +266,7 @@ fn open_log_and_clients(
             Step::Attachment(client) => {
                 take(client.fd).and_then(|socket| stdio.attach(socket, client.streams))
             }
+            Step::Keep { key, fd } => take(fd).map(|socket| server.kept.push((key, socket))),
             _ => Ok(()),
         };
         result.map_err(|cause| Failure::system("stdio", "open the log and clients", &cause))?;

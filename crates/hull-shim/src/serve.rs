@@ -8,7 +8,7 @@ use hull_os::namespace::Kinds;
 use hull_os::process::{self, Ended, PollFd};
 use hull_os::socket;
 use hull_plan::codec::Writer;
-use hull_plan::message::{self, EXECS_MAX, Event, Exit, Request, StartFailure, Target};
+use hull_plan::message::{self, EXECS_MAX, Event, Exit, KEYS_MAX, Request, StartFailure, Target};
 use hull_plan::{Failure, Process};
 
 use crate::cgroup::Cgroup;
@@ -41,6 +41,8 @@ pub(crate) struct Server {
     pub(crate) cgroup: Cgroup,
     pub(crate) init_pidfd: Option<OwnedFd>,
     pub(crate) mount_namespace: Option<OwnedFd>,
+    /// Sockets that stay open for daemons to come, by what those call them.
+    pub(crate) kept: Vec<(u32, OwnedFd)>,
     /// Namespaces that an exec joins.
     pub(crate) kinds: Kinds,
     /// User and group on the host that are root inside, where those are not the same.
@@ -127,6 +129,7 @@ impl Server {
             cgroup: Cgroup::default(),
             init_pidfd: None,
             mount_namespace: None,
+            kept: Vec::new(),
             kinds: Kinds::none(),
             root_ids: None,
             owns_processes: false,
@@ -163,6 +166,7 @@ impl Server {
     /// Tells that there will be no container, and cleans up.
     pub(crate) fn give_up(mut self, failure: &StartFailure) {
         self.cgroup.remove();
+        self.kept.clear();
         self.tell(&Event::StartFailed(failure.clone()), &[]);
     }
 
@@ -233,7 +237,10 @@ impl Server {
     ) -> Result<(), String> {
         let system = |error: io::Error| error.to_string();
         match request {
-            Request::Hello { .. } => self.send_status(connection),
+            Request::Hello { .. } => {
+                self.send_status(connection);
+                self.send_kept(connection);
+            }
             Request::Exec { id, clients } => self.start_exec(id, &clients, descriptors),
             Request::Attach { target, streams } => {
                 let socket = descriptors
@@ -252,6 +259,8 @@ impl Server {
                     .map_err(system)?;
             }
             Request::CloseStdin { target } => self.task(target)?.stdio.close_stdin(),
+            Request::Keep { keys } => self.kept.extend(keys.into_iter().zip(descriptors)),
+            Request::Release { keys } => self.kept.retain(|(key, _)| !keys.contains(key)),
             Request::SignalExec { id, signal } => {
                 let task = self.task(Target::Exec(id))?;
                 if task.ended.is_none() {
@@ -295,6 +304,17 @@ impl Server {
             &writer.finish(),
             &pidfd,
         );
+    }
+
+    fn send_kept(&self, connection: usize) {
+        for part in self.kept.chunks(KEYS_MAX) {
+            let mut writer = Writer::default();
+            let keys = part.iter().map(|(key, _)| *key).collect();
+            Event::Kept { keys }.encode(&mut writer);
+            let sockets: Vec<BorrowedFd<'_>> = part.iter().map(|(_, fd)| fd.as_fd()).collect();
+            let connection = self.connections[connection].as_fd();
+            let _ = socket::send(connection, &writer.finish(), &sockets);
+        }
     }
 
     fn start_exec(&mut self, id: [u8; 32], clients: &[u32], descriptors: Vec<OwnedFd>) {
@@ -430,6 +450,10 @@ impl Server {
             ..
         } = task;
         let (ended, at_ns) = ended.unwrap_or((Ended::Code(255), process::now_ns()));
+        if target == Target::Init {
+            // Whoever hears of the end may use them again.
+            self.kept.clear();
+        }
         if let Some(failure) = failure {
             let event = match target {
                 Target::Init => {

@@ -149,6 +149,11 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
                 .and_then(|mtu| u32::try_from(mtu).ok())
                 .unwrap_or_default(),
             hands_off: !network.iptables,
+            default_ip: match network.ip.parse() {
+                Ok(ip) => Some(ip),
+                Err(_) => return Err(format!("--ip {}: not an address", network.ip)),
+            },
+            host_firewall: network.host_firewall,
         },
     })
 }

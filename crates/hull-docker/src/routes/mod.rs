@@ -8,6 +8,7 @@ mod images;
 mod io;
 mod networks;
 mod prune;
+mod publish;
 mod system;
 mod top;
 mod volumes;
@@ -56,6 +57,7 @@ routes! {
     POST "/containers/{name}/kill" => containers::kill;
     POST "/containers/{name}/update" => update;
     POST "/containers/{name}/rename" => containers::rename;
+    POST "/hull/containers/{name}/publish" => publish::publish;
     POST "/containers/{name}/pause" => containers::pause;
     POST "/containers/{name}/unpause" => containers::unpause;
     POST "/containers/{name}/attach" => io::attach;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hull_engine::api::{Container, CreateRequest, Exec, exit_of};
+use hull_model::port::PublishedPort;
 use hull_model::spec::ContainerConfig;
 use hull_model::state::State;
 use serde::{Deserialize, Serialize};
@@ -375,40 +376,27 @@ fn ports(container: &Container) -> Vec<Port> {
     if container.pid == 0 {
         return Vec::new();
     }
-    let bound = &container.spec.host.port_bindings;
-    let mut ports = Vec::new();
-    for (port, bindings) in bound {
-        let Some((private, protocol)) = split(port) else {
-            continue;
-        };
-        ports.extend(bindings.iter().map(|binding| Port {
-            ip: if binding.host_ip.is_empty() {
-                "0.0.0.0".into()
-            } else {
-                binding.host_ip.clone()
-            },
+    let published = container.ports.iter().map(|port| Port {
+        ip: port.host_ip.to_string(),
+        private: port.container_port,
+        public: Some(port.host_port),
+        protocol: port.protocol.to_string(),
+    });
+    let is_published = |private: u16, protocol: &str| {
+        let same = |p: &PublishedPort| p.container_port == private && p.protocol.word() == protocol;
+        container.ports.iter().any(same)
+    };
+    let exposed = container.spec.config.exposed_ports.iter();
+    let only_exposed = exposed
+        .filter_map(|port| split(port))
+        .filter(|(private, protocol)| !is_published(*private, protocol))
+        .map(|(private, protocol)| Port {
+            ip: String::new(),
             private,
-            public: binding.host_port.parse().ok(),
-            protocol: protocol.clone(),
-        }));
-    }
-    let exposed = container
-        .spec
-        .config
-        .exposed_ports
-        .iter()
-        .filter(|p| !bound.contains_key(*p));
-    ports.extend(
-        exposed
-            .filter_map(|port| split(port))
-            .map(|(private, protocol)| Port {
-                ip: String::new(),
-                private,
-                public: None,
-                protocol,
-            }),
-    );
-    ports
+            public: None,
+            protocol,
+        });
+    published.chain(only_exposed).collect()
 }
 
 /// The status in words, as in `Up 3 minutes` or `Exited (1) 2 hours ago`.
@@ -556,6 +544,7 @@ mod tests {
             error_code: 0,
             restart_count: 0,
             endpoint: None,
+            ports: Vec::new(),
             mounts: Vec::new(),
             log_path: None,
             files_dir: "/f".into(),

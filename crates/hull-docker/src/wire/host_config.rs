@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use hull_model::limits::SHM_BYTES;
+use hull_model::port::PublishedPort;
 use hull_model::spec::{
     BlkioDevice, BlkioLimit, DeviceSpec, HostConfig as HostSpec, Isolation, LogConfig, MountForm,
     MountSpec, NamespaceMode, NetworkMode, PortBinding, Resources, RestartPolicy, SeccompChoice,
@@ -34,7 +35,7 @@ pub(crate) struct HostConfig {
     container_id_file: OrZero<String>,
     log_config: OrZero<WireLogConfig>,
     network_mode: OrZero<String>,
-    port_bindings: OrZero<BTreeMap<String, Option<Vec<WirePortBinding>>>>,
+    port_bindings: OrZero<PortMap>,
     restart_policy: OrZero<WireRestartPolicy>,
     auto_remove: OrZero<bool>,
     volume_driver: OrZero<String>,
@@ -196,7 +197,7 @@ impl TryFrom<HostConfig> for HostSpec {
             restart,
             auto_remove: wire.auto_remove.0,
             network: network_mode(&wire.network_mode.0),
-            port_bindings: port_bindings(wire.port_bindings.0),
+            port_bindings: read_port_bindings(wire.port_bindings.0),
             publish_all_ports: wire.publish_all_ports.0,
             dns: wire.dns.0,
             dns_options: wire.dns_options.0,
@@ -441,9 +442,20 @@ fn oom_score_adj(score: i32) -> Result<Option<i32>, ApiError> {
     Ok((score != 0).then_some(score))
 }
 
-fn port_bindings(
-    wire: BTreeMap<String, Option<Vec<WirePortBinding>>>,
-) -> BTreeMap<String, Vec<PortBinding>> {
+impl From<&PublishedPort> for WirePortBinding {
+    fn from(port: &PublishedPort) -> Self {
+        Self {
+            host_ip: OrZero(port.host_ip.to_string()),
+            host_port: OrZero(port.host_port.to_string()),
+        }
+    }
+}
+
+/// Port bindings as clients send them.
+pub(crate) type PortMap = BTreeMap<String, Option<Vec<WirePortBinding>>>;
+
+/// Port bindings as the engine takes them.
+pub(crate) fn read_port_bindings(wire: PortMap) -> BTreeMap<String, Vec<PortBinding>> {
     let binding = |wire: WirePortBinding| PortBinding {
         host_ip: wire.host_ip.0,
         host_port: wire.host_port.0,
@@ -463,9 +475,7 @@ fn port_bindings(
 }
 
 /// Port bindings as `inspect` shows them.
-pub(crate) fn show_port_bindings(
-    bindings: &BTreeMap<String, Vec<PortBinding>>,
-) -> BTreeMap<String, Option<Vec<WirePortBinding>>> {
+fn show_port_bindings(bindings: &BTreeMap<String, Vec<PortBinding>>) -> PortMap {
     let show = |binding: &PortBinding| WirePortBinding {
         host_ip: OrZero(binding.host_ip.clone()),
         host_port: OrZero(binding.host_port.clone()),

@@ -6,7 +6,7 @@ use hull_engine::api::{Container, Endpoint};
 use hull_model::spec::EndpointSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::wire::host_config::{WirePortBinding, network_word, show_port_bindings};
+use crate::wire::host_config::{WirePortBinding, network_word};
 use crate::wire::{OrZero, TextMap, from_text_map, is_zero, null_if_empty, to_text_map};
 
 /// What a client asks for on one network.
@@ -167,7 +167,11 @@ impl NetworkSettings {
         if runs {
             let exposed = container.spec.config.exposed_ports.iter();
             ports = exposed.map(|port| (port.clone(), None)).collect();
-            ports.extend(show_port_bindings(&container.spec.host.port_bindings));
+            for port in &container.ports {
+                let key = format!("{}/{}", port.container_port, port.protocol);
+                let bindings: &mut Option<Vec<WirePortBinding>> = ports.entry(key).or_default();
+                bindings.get_or_insert_default().push(port.into());
+            }
         }
         Self {
             bridge: "",

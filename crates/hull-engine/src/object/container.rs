@@ -19,6 +19,7 @@ use hull_model::event::Subject;
 use hull_model::limits::{
     RESTART_BACKOFF_MS, RESTART_BACKOFF_MS_MAX, RESTART_BACKOFF_RESET_S, STOP_TIMEOUT_S,
 };
+use hull_model::port::PublishedPort;
 use hull_model::spec::{ContainerSpec, NetworkMode, RestartPolicy};
 use hull_model::state::{EXIT_LOST, Event as StateEvent, Exit, State, step};
 use hull_model::{Digest, SandboxId, signal};
@@ -30,8 +31,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::api::{
-    AttachRequest, Attached, Change, Container, Endpoint, ExecRequest, RemoveOptions,
-    WaitCondition, Waited,
+    AttachRequest, Attached, Change, Container, Endpoint, ExecRequest, PublishRequest,
+    RemoveOptions, WaitCondition, Waited,
 };
 use crate::clock::now_ns;
 use crate::core::Core;
@@ -39,6 +40,7 @@ use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::object::connection::Connection;
 use crate::object::exec::Execs;
+use crate::port::OpenPorts;
 use crate::store::{Change as Write, Key};
 
 /// Clients that may wait attached for a start; the oldest is let go.
@@ -73,6 +75,9 @@ pub(crate) struct StateRecord {
     #[serde(default)]
     pub(crate) error_code: i32,
     pub(crate) endpoint: Option<Endpoint>,
+    /// Published while it runs.
+    #[serde(default)]
+    pub(crate) ports: Vec<PublishedPort>,
     /// Boot in which `state` was true, for what only lives as long as the kernel.
     pub(crate) boot_id: String,
 }
@@ -88,6 +93,7 @@ impl StateRecord {
             error: String::new(),
             error_code: 0,
             endpoint: None,
+            ports: Vec::new(),
             boot_id: boot_id.to_owned(),
         }
     }
@@ -138,6 +144,11 @@ pub(crate) enum Request {
     },
     /// Take in what the shim has said by now, so that what is read after it is up to date.
     Settle {
+        reply: Reply<()>,
+    },
+    /// Change its published ports, now and for later starts.
+    Publish {
+        change: PublishRequest,
         reply: Reply<()>,
     },
     Resize {
@@ -204,6 +215,8 @@ pub(crate) struct Owner {
     pub(super) pid: u32,
     pub(super) shim: Option<Connection>,
     pub(super) execs: Execs,
+    /// Sockets of its published ports.
+    pub(super) open_ports: OpenPorts,
     pub(super) attachments: Vec<Attachment>,
     ending: Option<JoinHandle<()>>,
     waiters: Vec<(WaitCondition, oneshot::Sender<Waited>)>,
@@ -254,6 +267,7 @@ impl Owner {
             pid: 0,
             shim: None,
             execs: Execs::default(),
+            open_ports: OpenPorts::default(),
             attachments: Vec::new(),
             ending: None,
             waiters: Vec::new(),
@@ -312,6 +326,7 @@ impl Owner {
                 self.settle().await;
                 answer(reply, Ok(()));
             }
+            Request::Publish { change, reply } => answer(reply, self.change_ports(change).await),
             Request::Wait { condition, reply } => answer(reply, Ok(self.wait(condition))),
             Request::Attach { request, reply } => answer(reply, self.attach(request)),
             Request::Resize {
@@ -346,6 +361,7 @@ impl Owner {
             }
             ShimEvent::ExecFailed { id, failure } => self.exec_failed(&id.to_string(), &failure),
             ShimEvent::ExecExited { id, exit } => self.exec_ended(&id.to_string(), exit),
+            ShimEvent::Kept => self.take_kept().await,
             ShimEvent::LogDropped { lines } => {
                 tracing::warn!(container = %self.id.short(), lines, "log lines were dropped: the disk is full");
             }
@@ -580,6 +596,7 @@ impl Owner {
     fn end_life(&mut self) {
         self.pid = 0;
         self.execs.end_all();
+        let ports = self.close_ports();
         if let Some(endpoint) = self.life.endpoint.take() {
             self.core.network.release(&endpoint);
         }
@@ -591,6 +608,7 @@ impl Owner {
             }
             let job = core.clone();
             let done = core.jobs.run(Pool::Kernel, move || {
+                ports.take_back(&job);
                 job.driver.discard(&id, &cgroup, DISCARD_WAIT)
             });
             match done.await {
@@ -974,6 +992,7 @@ impl Owner {
             // The former daemon died between spawn and start: the shim tells us how that ends.
             None => self.adopt_starting().await,
         }
+        self.republish().await;
         self.execs.recover(&self.core, self.id);
         self.publish();
     }
@@ -994,7 +1013,11 @@ impl Owner {
     }
 
     async fn adopt_starting(&mut self) {
-        let event = next_event(&mut self.shim).await;
+        let mut event = next_event(&mut self.shim).await;
+        while event == ShimEvent::Kept {
+            self.take_kept().await;
+            event = next_event(&mut self.shim).await;
+        }
         match event {
             ShimEvent::Started { pid, started_at_ns } => self.adopt_running(pid, started_at_ns),
             ShimEvent::StartFailed(failure) => {
@@ -1154,7 +1177,7 @@ pub(crate) fn to_json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-async fn next_event(shim: &mut Option<Connection>) -> ShimEvent {
+pub(super) async fn next_event(shim: &mut Option<Connection>) -> ShimEvent {
     match shim {
         Some(connection) => connection.next().await,
         None => std::future::pending().await,
@@ -1205,6 +1228,7 @@ fn view(shown: Shown<'_>) -> Container {
             NetworkMode::Default | NetworkMode::Named(_) => life.endpoint.clone(),
             _ => None,
         },
+        ports: life.ports.clone(),
         mounts: crate::translate::mount_points(spec),
         log_path,
         upper_dir: files_dir.join("upper"),

@@ -19,7 +19,7 @@ use crate::error::{EngineError, Result};
 use crate::object::container::{ContainerRecord, Owner, StateRecord, to_json};
 use crate::object::image;
 use crate::store::{Change, Key};
-use crate::{limits, log_options, name, translate};
+use crate::{limits, log_options, name, port, translate};
 
 /// Draws of a name before we give up.
 const NAME_DRAWS_MAX: u32 = 20;
@@ -242,6 +242,12 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
         ));
     }
     check_shared_network(config, host)?;
+    if host.network == NetworkMode::Host
+        && (host.publish_all_ports || !host.port_bindings.is_empty())
+    {
+        let words = "Published ports are discarded when using host network mode";
+        warnings.push(words.to_owned());
+    }
     check_not_there(config, host)?;
     check_mounts(host, &mut warnings)?;
     if host
@@ -305,11 +311,6 @@ fn check_not_there(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
     let unsupported = |text: &str| Err(EngineError::Unsupported(text.to_owned()));
     if host.isolation == Isolation::Vm {
         return unsupported("isolation \"vm\" is not there yet; leave --isolation out");
-    }
-    if !host.port_bindings.is_empty() || host.publish_all_ports {
-        return unsupported(
-            "published ports are not there yet; use --network host, or reach the container by its address",
-        );
     }
     if let NetworkMode::Named(name) = &host.network {
         return Err(EngineError::Unsupported(format!(
@@ -381,6 +382,7 @@ fn dry_run(core: &Core, spec: &ContainerSpec, id: SandboxId) -> Result<Vec<Strin
     let hostname = translate::hostname(spec, id);
     translate::process(spec, &hostname)?;
     translate::devices(spec)?;
+    port::asked(spec)?;
     let (_, mut warnings) = translate::capabilities(spec)?;
     warnings.extend(limits::of(&core.support, spec)?.1);
     Ok(warnings)

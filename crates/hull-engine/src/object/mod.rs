@@ -5,5 +5,6 @@ pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod image;
+pub(crate) mod port;
 pub(crate) mod registry;
 pub(crate) mod start;

@@ -12,7 +12,8 @@ use hull_model::limits::START_MS_MAX;
 use hull_model::spec::{ContainerSpec, MountKind, NamespaceMode, NetworkMode};
 use hull_model::state::State;
 use hull_sandbox::{
-    Attachment, Event as ShimEvent, Log, Lowers, Namespace, Namespaces, Root, Shim, Spec,
+    Attachment, Event as ShimEvent, KeptSocket, Log, Lowers, Namespace, Namespaces, Root, Shim,
+    Spec,
 };
 
 use crate::core::Core;
@@ -20,8 +21,10 @@ use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::network::Attachment as NetworkAttachment;
 use crate::object::connection::Connection;
-use crate::object::container::Owner;
+use crate::object::container::{Owner, next_event};
 use crate::object::exec::start_failed;
+use crate::object::port::{self, ClosedPorts};
+use crate::port::{Reservation, ports_of};
 use crate::{log_options, translate};
 
 impl Owner {
@@ -38,14 +41,19 @@ impl Owner {
             layers: self.record.layers.clone(),
             cgroup: self.cgroup_path(),
         };
-        let shim = self
+        let (shim, ports) = self
             .core
             .jobs
             .run(Pool::Kernel, move || job.start(network, attachments))
             .await??;
-        let connection = self.shim.insert(Connection::new(shim)?);
-        let limit = Duration::from_millis(START_MS_MAX);
-        let event = tokio::time::timeout(limit, connection.next()).await;
+        self.open_ports(ports);
+        self.shim = Some(Connection::new(shim)?);
+        let limit = tokio::time::Instant::now() + Duration::from_millis(START_MS_MAX);
+        let mut event = tokio::time::timeout_at(limit, next_event(&mut self.shim)).await;
+        while matches!(event, Ok(ShimEvent::Kept)) {
+            self.take_kept().await;
+            event = tokio::time::timeout_at(limit, next_event(&mut self.shim)).await;
+        }
         match event {
             Ok(ShimEvent::Started { pid, started_at_ns }) => Ok((pid, started_at_ns)),
             Ok(ShimEvent::StartFailed(failure)) => Err(start_failed(&failure)),
@@ -71,7 +79,35 @@ struct Job {
 }
 
 impl Job {
-    fn start(self, network: NetworkAttachment, attachments: Vec<Attachment>) -> Result<Shim> {
+    /// Takes the ports, then starts; what was taken is given back if that fails.
+    fn start(
+        self,
+        network: NetworkAttachment,
+        attachments: Vec<Attachment>,
+    ) -> Result<(Shim, Vec<Reservation>)> {
+        let target = network.endpoint.as_ref().map(port::target_of);
+        let ports = match &network.endpoint {
+            Some(endpoint) => port::reserve(&self.core, self.id, &self.spec, endpoint)?,
+            None => Vec::new(),
+        };
+        let published = ports_of(&ports);
+        let (core, id) = (self.core.clone(), self.id);
+        let started = crate::port::to_keep(&ports, 0).and_then(|kept| {
+            core.ports.publish(&published, target.unwrap_or_default())?;
+            self.start_with(network, attachments, kept)
+        });
+        if started.is_err() {
+            ClosedPorts::new(id, published, target.unwrap_or_default()).take_back(&core);
+        }
+        started.map(|shim| (shim, ports))
+    }
+
+    fn start_with(
+        self,
+        network: NetworkAttachment,
+        attachments: Vec<Attachment>,
+        kept: Vec<KeptSocket>,
+    ) -> Result<Shim> {
         let directory = self.core.container_dir(self.id);
         let (named, named_by) = self.core.named_as(&self.spec, self.id)?;
         let hostname = translate::hostname(&named, named_by);
@@ -100,6 +136,7 @@ impl Job {
             sysctls: translate::sysctls(&self.spec),
             oom_score_adj: self.spec.host.oom_score_adj,
             process: translate::process(&self.spec, &hostname)?,
+            kept,
             init: self.spec.host.init.unwrap_or_default(),
             log,
             domainname: self.spec.config.domainname.clone(),

@@ -10,6 +10,8 @@ use super::{Socket, check};
 const GROUP_IPV4_ROUTE: i32 = 7;
 const GROUP_IPV4_NETCONF: i32 = 24;
 const GROUP_NFTABLES: i32 = 7;
+/// Elements of sets and the number of a commit, as nf_tables tells of them.
+const NFT_SET_ELEMENTS: [u16; 3] = [0x0a0c, 0x0a0e, 0x0a0f];
 const NETCONF_FORWARDING: u16 = 2;
 const NETCONF_RP_FILTER: u16 = 3;
 /// Bytes of `struct netconfmsg` with its padding, which come before its attributes.
@@ -39,7 +41,7 @@ impl Events {
         })
     }
 
-    /// Waits until an IPv4 route, the forwarding of a link or nftables changed; `false` when
+    /// Waits until an IPv4 route, the forwarding of a link or rules of nftables changed; `false` when
     /// nothing did in the time given. Without a time it waits for good.
     pub fn wait(&mut self, time: Option<Duration>) -> io::Result<bool> {
         let deadline = time.map(|time| Instant::now() + time);
@@ -82,9 +84,13 @@ impl Events {
                 match socket.receive(&mut self.buffer, libc::MSG_DONTWAIT) {
                     Ok(length) => {
                         matters |= messages(&self.buffer[..length]).any(|message| {
-                            message.kind != libc::RTM_NEWNETCONF
-                                && message.kind != libc::RTM_DELNETCONF
-                                || is_forwarding_change(message.body)
+                            match message.kind {
+                                libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF => {
+                                    is_forwarding_change(message.body)
+                                }
+                                // Published ports come and go with containers.
+                                kind => !NFT_SET_ELEMENTS.contains(&kind),
+                            }
                         });
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -24,6 +24,7 @@ const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 /// Offset in a message of the link's number, the same for links and addresses.
@@ -187,15 +188,17 @@ impl Batch {
             });
     }
 
-    /// Forbids a port of a bridge to reach other ports that are forbidden the same.
-    pub fn isolate_port(&mut self, name: &str) -> &mut Self {
+    /// Settings of a port of a bridge: an isolated one does not reach other isolated ones; one in
+    /// hairpin mode may be sent what came from it.
+    pub fn set_port(&mut self, name: &str, isolated: bool, hairpin: bool) -> &mut Self {
         self.begin(libc::RTM_NEWLINK, ACK, &link_fixed(0, 0))
             .attribute_text(libc::IFLA_IFNAME, name)
             .nested(libc::IFLA_LINKINFO, |info| {
                 info.attribute_text(IFLA_INFO_SLAVE_KIND, "bridge").nested(
                     IFLA_INFO_SLAVE_DATA,
                     |port| {
-                        port.attribute_u8(IFLA_BRPORT_ISOLATED, 1);
+                        port.attribute_u8(IFLA_BRPORT_MODE, u8::from(hairpin))
+                            .attribute_u8(IFLA_BRPORT_ISOLATED, u8::from(isolated));
                     },
                 );
             })

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{DATA_VALUE, DATA_VERDICT, LIST_ITEM, link_key, network_bytes};
+use super::{DATA_VALUE, DATA_VERDICT, Family, LIST_ITEM, link_key, network_bytes};
 use crate::netlink::{Batch, attribute, attributes, be32, text};
 
 const EXPRESSION_NAME: u16 = 1;
@@ -15,6 +15,11 @@ const REGISTER_VERDICT: u32 = 0;
 /// The registers of 16 bytes, side by side: a pair of link names fills both.
 const REGISTER_1: u32 = 1;
 const REGISTER_2: u32 = 2;
+
+/// The registers of 4 bytes, of which the ones above are made: a key of several parts lies in them
+/// one after the other, and so does what a map gives.
+const REGISTER_SMALL: u32 = 8;
+const REGISTER_SMALL_BYTES: u32 = 4;
 
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
@@ -87,6 +92,7 @@ enum Expression {
         base: u32,
         offset: u32,
         bytes: u32,
+        register: u32,
     },
     AddressType,
     Mask(Vec<u8>),
@@ -107,6 +113,10 @@ enum Expression {
         family: u8,
         port: bool,
     },
+    /// Looks the small registers up in a map, whose data replace them.
+    Map(String),
+    /// A new destination: address in the small registers, port in the one after it.
+    DnatTo(Family),
 }
 
 /// A rule under construction: conditions in the order in which they are checked.
@@ -200,6 +210,13 @@ impl Rule {
             .lookup(set, false, false)
     }
 
+    /// It came in over a link that is not in the set.
+    pub fn from_link_not_in(self, set: &str) -> Self {
+        self.say(format!("iifname != @{set}"))
+            .meta(META_IIFNAME)
+            .lookup(set, true, false)
+    }
+
     /// It goes out over a link of the set.
     pub fn to_link_in(self, set: &str) -> Self {
         self.say(format!("oifname @{set}"))
@@ -225,7 +242,7 @@ impl Rule {
             .lookup(map, false, true)
     }
 
-    fn address(self, address: IpAddr, prefix_length: u8, source: bool) -> Self {
+    fn address(self, address: IpAddr, prefix_length: u8, source: bool, equal: bool) -> Self {
         let (family, offset) = match (address, source) {
             (IpAddr::V4(_), true) => (libc::AF_INET, 12),
             (IpAddr::V4(_), false) => (libc::AF_INET, 16),
@@ -241,22 +258,29 @@ impl Rule {
                     base: BASE_NETWORK,
                     offset,
                     bytes,
+                    register: REGISTER_1,
                 },
                 Expression::Mask(mask),
             ])
-            .compare(true, &network)
+            .compare(equal, &network)
     }
 
     /// Its source is in this network.
     pub fn from_network(self, address: IpAddr, prefix_length: u8) -> Self {
         self.say(format!("saddr {address}/{prefix_length}"))
-            .address(address, prefix_length, true)
+            .address(address, prefix_length, true, true)
     }
 
     /// Its destination is in this network.
     pub fn to_network(self, address: IpAddr, prefix_length: u8) -> Self {
         self.say(format!("daddr {address}/{prefix_length}"))
-            .address(address, prefix_length, false)
+            .address(address, prefix_length, false, true)
+    }
+
+    /// It is of this network's family and goes elsewhere.
+    pub fn not_to_network(self, address: IpAddr, prefix_length: u8) -> Self {
+        self.say(format!("daddr != {address}/{prefix_length}"))
+            .address(address, prefix_length, false, false)
     }
 
     /// It is of this transport protocol (6 is TCP, 17 is UDP) and goes to this port.
@@ -268,6 +292,7 @@ impl Rule {
                 base: BASE_TRANSPORT,
                 offset: 2,
                 bytes: 2,
+                register: REGISTER_1,
             }])
             .compare(true, &port.to_be_bytes())
     }
@@ -335,6 +360,50 @@ impl Rule {
         }])
     }
 
+    /// Gives it the destination that the map has for its port, or for its address and port.
+    pub fn dnat_by_port(self, map: &str, family: Family, with_address: bool) -> Self {
+        let words = if with_address { "daddr . " } else { "" };
+        let mut rule = self
+            .say(format!("{} dnat to {words}port map @{map}", family.word()))
+            .meta(META_NFPROTO)
+            .compare(true, &[family.address_family()]);
+        let mut register = REGISTER_SMALL;
+        if with_address {
+            rule = rule.part_address(family, false, register);
+            register += family.address_bytes() as u32 / REGISTER_SMALL_BYTES;
+        }
+        rule.part_port(register)
+            .then([Expression::Map(map.to_owned()), Expression::DnatTo(family)])
+    }
+
+    fn part_address(self, family: Family, source: bool, register: u32) -> Self {
+        let bytes = family.address_bytes() as u32;
+        let first = if family == Family::Ipv6 { 8 } else { 12 };
+        let offset = if source { first } else { first + bytes };
+        self.then([Expression::Payload {
+            base: BASE_NETWORK,
+            offset,
+            bytes,
+            register,
+        }])
+    }
+
+    /// The transport protocol, and in the next register the port that it goes to.
+    fn part_port(self, register: u32) -> Self {
+        self.then([
+            Expression::Meta {
+                key: META_L4PROTO,
+                register,
+            },
+            Expression::Payload {
+                base: BASE_TRANSPORT,
+                offset: 2,
+                bytes: 2,
+                register: register + 1,
+            },
+        ])
+    }
+
     pub(super) fn put(&self, list: &mut Batch) {
         for expression in &self.expressions {
             list.nested(LIST_ITEM, |item| {
@@ -360,11 +429,11 @@ impl Expression {
             Self::AddressType => "fib",
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
-            Self::Lookup { .. } => "lookup",
+            Self::Lookup { .. } | Self::Map(_) => "lookup",
             Self::Load(..) | Self::Verdict(_) => "immediate",
             Self::Counter => "counter",
             Self::Masquerade => "masq",
-            Self::Dnat { .. } => "nat",
+            Self::Dnat { .. } | Self::DnatTo(_) => "nat",
         }
     }
 
@@ -386,8 +455,9 @@ impl Expression {
                 base,
                 offset,
                 bytes,
+                register,
             } => {
-                data.attribute_be32(1, REGISTER_1)
+                data.attribute_be32(1, *register)
                     .attribute_be32(2, *base)
                     .attribute_be32(3, *offset)
                     .attribute_be32(4, *bytes);
@@ -435,16 +505,31 @@ impl Expression {
                 data.attribute_be32(1, REGISTER_VERDICT)
                     .nested(2, |nest| verdict.put(nest));
             }
+            Self::Map(map) => {
+                data.attribute_text(1, map)
+                    .attribute_be32(2, REGISTER_SMALL)
+                    .attribute_be32(3, REGISTER_SMALL);
+            }
             Self::Dnat { family, port } => {
-                const TYPE_DNAT: u32 = 1;
-                data.attribute_be32(1, TYPE_DNAT)
-                    .attribute_be32(2, u32::from(*family))
-                    .attribute_be32(3, REGISTER_1);
-                if *port {
-                    data.attribute_be32(5, REGISTER_2);
-                }
+                put_nat(data, *family, REGISTER_1, port.then_some(REGISTER_2));
+            }
+            Self::DnatTo(family) => {
+                let parts = family.address_bytes() as u32 / REGISTER_SMALL_BYTES;
+                let port = REGISTER_SMALL + parts;
+                put_nat(data, family.address_family(), REGISTER_SMALL, Some(port));
             }
         }
+    }
+}
+
+/// A new destination: address and port from these registers.
+fn put_nat(data: &mut Batch, family: u8, address: u32, port: Option<u32>) {
+    const TYPE_DNAT: u32 = 1;
+    data.attribute_be32(1, TYPE_DNAT)
+        .attribute_be32(2, family.into())
+        .attribute_be32(3, address);
+    if let Some(port) = port {
+        data.attribute_be32(5, port);
     }
 }
 

@@ -129,6 +129,7 @@ impl Host {
             sysctls: Vec::new(),
             oom_score_adj: None,
             process: process_of(args),
+            kept: Vec::new(),
             init: false,
             log: Log {
                 path: Some(own.join("log/json.log")),

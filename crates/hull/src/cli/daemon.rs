@@ -141,7 +141,7 @@ static IGNORED: &[Ignored] = &[
         &[],
         "nodes are joined by address",
     ),
-    switch("userland-proxy", &["false"], NO_PROXY),
+    switch("userland-proxy", &["false", "true"], NO_PROXY),
     value("userland-proxy-path", &[], NO_PROXY),
 ];
 
@@ -296,6 +296,10 @@ pub(crate) struct DaemonNetworkOptions {
     /// Default IP address for container port bindings
     #[arg(long, value_name = "ip", default_value = "0.0.0.0")]
     pub(crate) ip: String,
+    /// Let the host's own firewall decide who reaches published ports, and carry their traffic
+    /// through the daemon instead of the kernel
+    #[arg(long)]
+    pub(crate) host_firewall: bool,
     /// Enable forwarding of packets
     #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_name = "bool",

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json};
 
 use super::Command;
 use super::arguments::{parse_int, parse_uint16};
-use super::container::parse;
+use super::container::{parse, port};
 use super::failure::Failure;
 use super::names::{self, Missing};
 use super::session::Session;
@@ -55,6 +55,12 @@ pub(crate) struct Update {
     /// Restart policy to apply when a container exits
     #[arg(long, value_name = "string")]
     restart: Option<String>,
+    /// Publish a container's port(s) to the host, also while it runs
+    #[arg(long, value_name = "list")]
+    publish_add: Vec<String>,
+    /// No longer publish a container's port(s), also while it runs
+    #[arg(long, value_name = "list")]
+    publish_rm: Vec<String>,
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
 }
@@ -64,9 +70,23 @@ impl Command for Update {
     const ABOUT: &str = "Update configuration of one or more containers";
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
-        let body = self.body()?;
+        let (body, ports) = (self.body()?, self.ports()?);
+        if body.is_empty() && ports.is_none() {
+            return Err(Failure::new(
+                "you must provide one or more flags when using this command",
+            ));
+        }
         let client = session.client().await?;
         let update = async |name: String| {
+            if let Some(ports) = &ports {
+                let call = client
+                    .post(format!("/hull/containers/{name}/publish"))
+                    .json(ports)?;
+                call.done().await?;
+            }
+            if body.is_empty() {
+                return Ok(());
+            }
             let call = client
                 .post(format!("/containers/{name}/update"))
                 .json(&body)?;
@@ -81,6 +101,22 @@ impl Command for Update {
 }
 
 impl Update {
+    /// What is to be published and no longer published; none: nothing was given.
+    fn ports(&self) -> Result<Option<Json>, Failure> {
+        let read = |list: &[String]| {
+            let mut bindings = port::PortBindings::new();
+            for text in list {
+                port::publish(text, &mut bindings).map_err(Failure::new)?;
+            }
+            serde_json::to_value(bindings).map_err(|error| Failure::new(error.to_string()))
+        };
+        if self.publish_add.is_empty() && self.publish_rm.is_empty() {
+            return Ok(None);
+        }
+        let (add, remove) = (read(&self.publish_add)?, read(&self.publish_rm)?);
+        Ok(Some(serde_json::json!({"Add": add, "Remove": remove})))
+    }
+
     /// Only what was given: a limit that is left out stays as it is.
     fn body(&self) -> Result<Map<String, Json>, Failure> {
         let number = |value: Option<i64>| value.map(Json::from);
@@ -109,15 +145,9 @@ impl Update {
                 policy.and_then(|policy| serde_json::to_value(policy).ok()),
             ),
         ];
-        let given: Map<String, Json> = members
+        Ok(members
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-            .collect();
-        if given.is_empty() {
-            return Err(Failure::new(
-                "you must provide one or more flags when using this command",
-            ));
-        }
-        Ok(given)
+            .collect())
     }
 }

@@ -9,7 +9,7 @@ mod mount;
 mod network;
 mod options;
 pub(crate) mod parse;
-mod port;
+pub(crate) mod port;
 mod wire;
 
 pub(crate) use environment::variables;

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use super::wire::{Empty, PortBinding};
 
 /// Ports of the container by number and protocol (`80/tcp`), with where they are published.
-pub(super) type PortBindings = BTreeMap<String, Vec<PortBinding>>;
+pub(crate) type PortBindings = BTreeMap<String, Vec<PortBinding>>;
 
 /// Adds what one `--publish` says: `[[address:]host port:]container port[/protocol]`, or the long
 /// form with `target=`.
 ///
 /// # Errors
 /// The words of Docker's client.
-pub(super) fn publish(text: &str, bindings: &mut PortBindings) -> Result<(), String> {
+pub(crate) fn publish(text: &str, bindings: &mut PortBindings) -> Result<(), String> {
     let text = &short_form(text)?;
     let (ip, host, container) = split(text);
     let (container, protocol) = split_protocol(container);
