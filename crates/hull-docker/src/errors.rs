@@ -107,6 +107,7 @@ fn sentence(error: &EngineError) -> String {
         EngineError::NoSuchContainer(name) => format!("No such container: {name}"),
         EngineError::NoSuchImage(name) => format!("No such image: {}", with_tag(name)),
         EngineError::NoSuchExec(id) => format!("No such exec instance: {id}"),
+        EngineError::NoSuchFile(path) => format!("Could not find the file {path} in the container"),
         EngineError::Ambiguous(prefix) => {
             format!("multiple IDs found with provided prefix: {prefix}")
         }

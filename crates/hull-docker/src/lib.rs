@@ -16,6 +16,7 @@
 mod body;
 mod client;
 mod detach;
+mod download;
 mod errors;
 mod fetch;
 mod filter;

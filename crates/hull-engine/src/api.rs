@@ -258,6 +258,39 @@ pub struct Exec {
     pub pid: u32,
 }
 
+/// What is at a path of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathStat(pub hull_storage::tree::Found);
+
+/// How an archive is unpacked into a container.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ArchiveOptions {
+    /// Neither a directory takes the place of something else nor the other way round.
+    pub keep_kinds: bool,
+    /// Everything belongs to the container's user.
+    pub owned_by_user: bool,
+}
+
+/// A path that a container changed.
+pub type FileChange = hull_storage::tree::Change;
+
+/// How to make an image of a container.
+#[derive(Debug, Clone, Default)]
+pub struct CommitRequest {
+    /// Its name; none: only an id.
+    pub reference: Option<String>,
+    /// For its history.
+    pub author: String,
+    /// For its history.
+    pub message: String,
+    /// Dockerfile instructions that change its configuration.
+    pub changes: Vec<String>,
+    /// What goes before the container's configuration.
+    pub config: ContainerConfig,
+    /// Stop all processes meanwhile.
+    pub pause: bool,
+}
+
 /// An image as people see it.
 #[derive(Debug, Clone)]
 pub struct Image {

@@ -1,12 +1,13 @@
 //! What all owners share: the store, the drivers, the tables. No behaviour of its own beyond
 //! where things lie.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hull_model::event::Subject;
 use hull_model::spec::{ContainerSpec, NetworkMode};
 use hull_model::{Digest, SandboxId};
 use hull_os::cgroup::{Hierarchies, Support};
@@ -110,6 +111,25 @@ impl Core {
             asked
         };
         format!("{parent}/{id}")
+    }
+
+    /// Publishes what happened to a container.
+    pub(crate) fn publish_container<const N: usize>(
+        &self,
+        id: SandboxId,
+        spec: &ContainerSpec,
+        action: impl Into<String>,
+        facts: [(&str, String); N],
+    ) {
+        let mut attributes: BTreeMap<String, String> = spec.config.labels.clone();
+        attributes.insert("image".to_owned(), spec.image_reference.clone());
+        attributes.insert("name".to_owned(), spec.name.clone());
+        let facts = facts
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value));
+        attributes.extend(facts);
+        self.events
+            .publish(Subject::Container, action, id.to_string(), attributes);
     }
 
     /// Removes its files on the data root and in the run root.

@@ -20,6 +20,9 @@ pub enum EngineError {
     /// No exec has this id.
     #[error("no such exec instance: {0}")]
     NoSuchExec(String),
+    /// A container has nothing at this path.
+    #[error("no such file in the container: {0}")]
+    NoSuchFile(String),
     /// A prefix that fits several objects.
     #[error("multiple IDs found with provided prefix: {0}")]
     Ambiguous(String),
@@ -121,7 +124,8 @@ impl EngineError {
             Self::NoSuchContainer(_)
             | Self::NoSuchImage(_)
             | Self::NoSuchPlatform { .. }
-            | Self::NoSuchExec(_) => ErrorKind::NotFound,
+            | Self::NoSuchExec(_)
+            | Self::NoSuchFile(_) => ErrorKind::NotFound,
             Self::Ambiguous(_) | Self::Invalid(_) | Self::StartFailed { .. } => {
                 ErrorKind::InvalidArgument
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use hull_model::limits::{DISK_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX};
+use hull_model::limits::{DISK_JOBS_MAX, FILE_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX};
 use tokio::sync::Semaphore;
 
 use crate::error::{EngineError, Result};
@@ -17,6 +17,8 @@ pub(crate) enum Pool {
     Disk,
     /// Short calls that may wait in the kernel: mounts, spawns, cgroups.
     Kernel,
+    /// Works on the files of containers, as fast as a client reads or writes.
+    Files,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,7 @@ impl Places {
 pub(crate) struct Jobs {
     disk: Places,
     kernel: Places,
+    files: Places,
 }
 
 impl Jobs {
@@ -46,6 +49,7 @@ impl Jobs {
         Self {
             disk: Places::new(DISK_JOBS_MAX),
             kernel: Places::new(KERNEL_JOBS_MAX),
+            files: Places::new(FILE_JOBS_MAX),
         }
     }
 
@@ -65,6 +69,7 @@ impl Jobs {
         let places = match pool {
             Pool::Disk => &self.disk,
             Pool::Kernel => &self.kernel,
+            Pool::Files => &self.files,
         };
         let full = || EngineError::Unavailable(format!("too many {pool:?} jobs wait; try again"));
         let _in_line = places

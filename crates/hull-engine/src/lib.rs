@@ -17,6 +17,7 @@ mod core;
 mod defaults;
 mod error;
 mod events;
+mod files;
 mod jobs;
 mod limits;
 mod log_options;

@@ -33,6 +33,8 @@ pub const LOG_FILES_MAX: u32 = 3;
 pub const SHM_BYTES: u64 = 64 << 20;
 /// Blocking jobs on the disk at the same time.
 pub const DISK_JOBS_MAX: usize = 4;
+/// Jobs on the files of containers at the same time: each as fast as its client.
+pub const FILE_JOBS_MAX: usize = 16;
 /// Blocking jobs in the kernel (mounts, cgroups, links) at the same time.
 pub const KERNEL_JOBS_MAX: usize = 8;
 /// Jobs that may wait for a place; further ones are answered with `Unavailable`.

@@ -7,6 +7,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod durable;
+pub mod entry;
 pub mod inotify;
 pub mod loopdev;
 pub mod mount;

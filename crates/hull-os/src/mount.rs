@@ -347,6 +347,15 @@ pub fn open_in_root(
     }
 }
 
+/// Opens a directory as if `root` were `/`, as a place only.
+///
+/// # Errors
+/// As [`open_in_root`].
+pub fn open_directory_in_root(root: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    open_in_root(root, path, flags, Links::Follow)
+}
+
 /// Calls mount(2): the form that kernels before 6.8 need for an overlay with many layers.
 ///
 /// # Errors

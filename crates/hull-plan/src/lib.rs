@@ -23,6 +23,7 @@ pub use codec::Malformed;
 pub use interpret::{Failure, FailureKind};
 pub use plan::{Plan, Step};
 pub use process::{Process, ProcessStep};
+pub use user::ids as user_ids;
 
 /// Version of plan and messages. A daemon speaks to shims of older versions, never the other way
 /// round, as a shim outlives the daemon that started it.

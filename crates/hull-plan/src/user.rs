@@ -121,6 +121,14 @@ pub(crate) fn resolve(
     Ok(identity)
 }
 
+/// User and group of `user[:group]` by the texts of a root's `passwd` and `group`.
+///
+/// # Errors
+/// A sentence about what was not found.
+pub fn ids(user: &str, passwd: &str, group: &str) -> Result<(u32, u32), String> {
+    resolve(user, &[], passwd, group).map(|identity| (identity.uid, identity.gid))
+}
+
 fn find_group(text: &str, group: &str) -> Result<u32, String> {
     let id = given_id(text)?;
     let found = group_entries(group).find(|entry| entry.name == text || Some(entry.gid) == id);

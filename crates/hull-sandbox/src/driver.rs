@@ -369,6 +369,14 @@ impl Driver {
         })
     }
 
+    pub(crate) fn program(&self) -> BorrowedFd<'_> {
+        self.program.as_fd()
+    }
+
+    pub(crate) fn null(&self) -> BorrowedFd<'_> {
+        self.null.as_fd()
+    }
+
     fn dir(&self, short: &str) -> PathBuf {
         self.run_dir.join(short)
     }
@@ -381,7 +389,7 @@ impl Driver {
     }
 }
 
-const SIGKILL: i32 = 9;
+pub(crate) const SIGKILL: i32 = 9;
 
 fn open_log_dir(spec: &Spec) -> Result<Option<OwnedFd>, Error> {
     let Some(path) = &spec.log.path else {
@@ -487,7 +495,7 @@ fn is_zombie(pidfd: &OwnedFd) -> bool {
     process::poll(&mut fds, Some(0)).is_ok_and(|ready| ready > 0)
 }
 
-fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) {
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, deadline: Instant) {
     let left = deadline
         .saturating_duration_since(Instant::now())
         .as_millis();

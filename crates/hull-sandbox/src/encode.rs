@@ -29,7 +29,7 @@ pub(crate) struct Encoded<'a> {
 }
 
 /// Writes steps and collects descriptors.
-struct Encoder<'a> {
+pub(crate) struct Encoder<'a> {
     writer: Writer,
     descriptors: Vec<BorrowedFd<'a>>,
     /// How many descriptors every shim is given before these.
@@ -52,11 +52,7 @@ pub(crate) fn encode<'a>(
     attach: &'a [Attachment],
     host: &Host<'a>,
 ) -> Result<Encoded<'a>, Error> {
-    let mut encoder = Encoder {
-        writer: Plan::begin(),
-        descriptors: Vec::new(),
-        given: host.given,
-    };
+    let mut encoder = Encoder::new(host.given);
     encoder.step(&Step::Name(&text("id", &spec.id.short())?));
     encoder.namespaces(spec)?;
     encoder.root(&spec.root)?;
@@ -108,10 +104,7 @@ pub(crate) fn encode<'a>(
         encoder.step(&Step::Init);
     }
     encoder.step(&Step::Process(&encode_process(&spec.process)?));
-    Ok(Encoded {
-        plan: encoder.writer.finish(),
-        descriptors: encoder.descriptors,
-    })
+    Ok(encoder.finish())
 }
 
 /// Which streams a client has, as the shim takes them.
@@ -185,6 +178,31 @@ pub(crate) fn encode_process(process: &Process) -> Result<Vec<u8>, Error> {
 }
 
 impl<'a> Encoder<'a> {
+    /// Begins a plan for a program that is given so many descriptors before those of the plan.
+    pub(crate) fn new(given: usize) -> Self {
+        Self {
+            writer: Plan::begin(),
+            descriptors: Vec::new(),
+            given,
+        }
+    }
+
+    pub(crate) fn finish(self) -> Encoded<'a> {
+        Encoded {
+            plan: self.writer.finish(),
+            descriptors: self.descriptors,
+        }
+    }
+
+    /// Enters a namespace.
+    pub(crate) fn join(&mut self, kind: Kinds, namespace: &'a OwnedFd) {
+        let fd = self.add(namespace.as_fd());
+        self.step(&Step::Join {
+            kinds: kind.bits(),
+            fd,
+        });
+    }
+
     fn step(&mut self, step: &Step<'_>) {
         step.encode(&mut self.writer);
     }
@@ -210,13 +228,7 @@ impl<'a> Encoder<'a> {
             match namespace {
                 Namespace::Own => own = own.with(kind),
                 Namespace::Host => {}
-                Namespace::Join(fd) => {
-                    let fd = self.add(fd.as_fd());
-                    self.step(&Step::Join {
-                        kinds: kind.bits(),
-                        fd,
-                    });
-                }
+                Namespace::Join(fd) => self.join(kind, fd),
             }
         }
         if let Some(maps) = &namespaces.user {
@@ -240,7 +252,7 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn root(&mut self, root: &'a Root) -> Result<(), Error> {
+    pub(crate) fn root(&mut self, root: &'a Root) -> Result<(), Error> {
         self.step(&Step::Root(plan::Root {
             upper: &path("upper directory", &root.upper)?,
             work: &path("work directory", &root.work)?,
@@ -268,7 +280,7 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn mount(&mut self, mount: &Mount) -> Result<(), Error> {
+    pub(crate) fn mount(&mut self, mount: &Mount) -> Result<(), Error> {
         let private = plan::Propagation::Private;
         let (kind, source, travel) = match &mount.kind {
             MountKind::Bind {

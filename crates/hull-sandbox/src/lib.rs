@@ -20,11 +20,12 @@ mod error;
 mod record;
 mod shim;
 mod spec;
+mod view;
 
 pub use driver::{Driver, Found, Status};
 pub use error::Error;
 pub use hull_model::state::Exit;
-pub use hull_plan::FailureKind;
+pub use hull_plan::{FailureKind, user_ids};
 pub use record::ExecExit;
 pub use shim::{Event, Shim, StartFailure, Target};
 pub use spec::{
@@ -32,3 +33,4 @@ pub use spec::{
     LinkSteps, Log, Lowers, Mount, MountKind, MountOptions, Namespace, Namespaces, Process,
     Propagation, Rlimit, Root, Spec, Stdin, Sysctl, UserMaps,
 };
+pub use view::{View, ViewOf};

@@ -224,7 +224,8 @@ fn set_propagation(plan: &Plan<'_>) -> io::Result<()> {
     mount::set_tree_propagation(propagation)
 }
 
-fn place_mounts(
+/// Attaches what the plan mounts: `made` are those that were made for it, `binds` the others.
+pub(crate) fn place_mounts(
     plan: &Plan<'_>,
     root: BorrowedFd<'_>,
     made: Vec<Option<OwnedFd>>,

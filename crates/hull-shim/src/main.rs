@@ -9,7 +9,8 @@
 //! One thread and one poll loop. It makes the container, is its parent, owns its standard streams
 //! and its log, starts added processes and leaves exit records, with or without a daemon. It
 //! decides nothing: what to do is in the plan. Its memory is paid per container, so it keeps
-//! nothing it no longer needs. Started under another name it is process 1 of a container ([`init`]).
+//! nothing it no longer needs. Started under other names it is process 1 of a container ([`init`]) or
+//! makes a view of a container's files ([`worker`]).
 
 mod cgroup;
 mod container;
@@ -22,6 +23,7 @@ mod remap;
 mod root;
 mod serve;
 mod stdio;
+mod worker;
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -47,17 +49,15 @@ fn main() {
         .collect();
     let code = match args.first().map(CString::as_c_str) {
         Some(name) if name == hull_plan::interpret::INIT_NAME => init::run(&args),
-        Some(name) if name == c"hull-shim" => shim(),
+        Some(name) if name == c"hull-shim" => code(&container::run()),
+        Some(name) if name == c"hull-worker" => code(&worker::run()),
         _ => EXIT_USAGE,
     };
     process::exit_now(code);
 }
 
-fn shim() -> i32 {
-    match container::run() {
-        Ok(()) => 0,
-        Err(_) => 1,
-    }
+fn code(result: &io::Result<()>) -> i32 {
+    i32::from(result.is_err())
 }
 
 /// Takes a descriptor that this process was started with.

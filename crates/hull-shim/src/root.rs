@@ -173,6 +173,9 @@ fn finish_overlay(fs: &Filesystem, root: &plan::Root<'_>) -> io::Result<OwnedFd>
     fs.set(c"workdir", root.work)?;
     // One device number for all files, and inode numbers that stay.
     fs.set(c"xino", c"on")?;
+    // What is in the upper directory is whole: `diff` and `commit` read it as it is.
+    fs.set(c"redirect_dir", c"off")?;
+    fs.set(c"metacopy", c"off")?;
     fs.mount(Attributes::none())
 }
 
@@ -222,7 +225,7 @@ fn mount_classic(plan: &Plan<'_>, root: &plan::Root<'_>) -> io::Result<()> {
         options.extend_from_slice(format!(",{key}=").as_bytes());
         escape_option(&mut options, path);
     }
-    options.extend_from_slice(b",xino=on");
+    options.extend_from_slice(b",xino=on,redirect_dir=off,metacopy=off");
     if options.len() > CLASSIC_OPTIONS_BYTES_MAX {
         return Err(io::Error::other(
             "layers do not fit into one page of mount options",

@@ -116,6 +116,16 @@ pub enum Error {
         #[source]
         cause: serde_json::Error,
     },
+    /// A directory and something else have the same name, and neither may replace the other.
+    #[error("cannot overwrite {} {:?} with {} {:?}", if *.wanted {"non-directory"} else {"directory"}, path, if *.wanted {"directory"} else {"non-directory"}, base)]
+    Kind {
+        /// The name as the archive has it.
+        path: PathBuf,
+        /// Where the archive is unpacked.
+        base: PathBuf,
+        /// Whether the archive has the directory.
+        wanted: bool,
+    },
     /// A text is not an image reference.
     #[error("image reference {text:?}")]
     Reference {
@@ -177,6 +187,19 @@ impl Error {
         }
     }
 
+    /// Whether there is nothing at the path that was asked for.
+    pub fn is_not_there(&self) -> bool {
+        matches!(self, Error::File { cause, .. } if matches!(
+            cause.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ))
+    }
+
+    /// Whether what should be a directory is none.
+    pub fn is_not_directory(&self) -> bool {
+        matches!(self, Error::File { cause, .. } if cause.kind() == io::ErrorKind::NotADirectory)
+    }
+
     /// What sort of failure this is, for the edges.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -198,7 +221,8 @@ impl Error {
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ErrorKind::Cancelled,
                 _ => ErrorKind::of_io(cause),
             },
-            Error::Tar { .. }
+            Error::Kind { .. }
+            | Error::Tar { .. }
             | Error::Entry { .. }
             | Error::WrongDigest { .. }
             | Error::WrongSize { .. }

@@ -15,6 +15,7 @@
 pub mod erofs;
 pub mod image;
 pub mod tar;
+pub mod tree;
 
 mod content;
 mod error;
@@ -26,7 +27,9 @@ mod verify;
 
 pub use content::{Blob, BlobWriter, Expected, Hasher};
 pub use error::{Error, Result};
-pub use layer::{Compression, EntryFault, IngestOptions, LAYER_BYTES_MAX, Layer, PATH_BYTES_MAX};
+pub use layer::{
+    Compression, EntryFault, IngestOptions, LAYER_BYTES_MAX, Layer, PATH_BYTES_MAX, decompress,
+};
 pub use mounts::{Backing, LayerMounts, MountError, Mounted};
 pub use store::{Discarded, Store};
 pub use usage::Usage;

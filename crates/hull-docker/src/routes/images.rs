@@ -1,18 +1,17 @@
 //! Images: list, inspect, tag, remove, and the streams that bring them in and out.
 
-use std::io::{self, Write};
+use std::io;
 
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
-use hull_engine::EngineError;
 use hull_engine::api::{Image, ImageRemoval};
 use hull_engine::api::{ImportRequest, Progress};
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::body::{Body, empty, json, json_line, reply};
+use crate::download::{download, failure_of};
 use crate::errors::ApiError;
 use crate::fetch::fetch;
 use crate::filter::Filters;
@@ -37,10 +36,6 @@ const MINOR_NO_VIRTUAL_SIZE: ApiMinor = 44;
 const MINOR_MANIFESTS: ApiMinor = 47;
 /// First version that tells of the manifest's descriptor.
 const MINOR_DESCRIPTOR: ApiMinor = 48;
-/// Pieces of an archive that wait for the client to read them.
-const SAVE_PIECES_MAX: usize = 8;
-/// Bytes of one such piece.
-const SAVE_PIECE_BYTES: usize = 128 << 10;
 /// Lines of progress that wait for the client to read them.
 const PROGRESS_LINES_MAX: usize = 64;
 
@@ -409,17 +404,6 @@ pub(super) async fn load(call: Call) -> Answer {
     ))
 }
 
-/// Why a task of the engine failed; none: it did not.
-async fn failure_of(task: JoinHandle<Result<(), EngineError>>) -> Option<ApiError> {
-    match task.await {
-        Ok(done) => done.err().map(ApiError::from),
-        Err(cause) => {
-            let message = format!("a task of the engine ended early: {cause}");
-            Some(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message))
-        }
-    }
-}
-
 pub(super) async fn save_one(call: Call) -> Answer {
     let names = vec![call.name().to_owned()];
     save(call, names).await
@@ -433,62 +417,14 @@ pub(super) async fn save_many(call: Call) -> Answer {
     save(call, names).await
 }
 
-/// Streams an archive. What fails before its first byte is a plain error; what fails later cuts the
-/// connection, so that nobody takes a part for the whole.
 async fn save(call: Call, names: Vec<String>) -> Answer {
     let platform = platform_query(&call)?;
     let engine = call.engine().clone();
-    let (to_client, mut pieces) = mpsc::channel(SAVE_PIECES_MAX);
-    let writer = io::BufWriter::with_capacity(SAVE_PIECE_BYTES, Download { to_client });
-    let saving = tokio::spawn(async move {
+    download(move |writer| async move {
         let platform = platform.as_deref();
-        let writer = Box::new(writer);
         engine.images().save(names, platform, writer).await
-    });
-    let Some(first) = pieces.recv().await else {
-        return match failure_of(saving).await {
-            Some(error) => Err(error),
-            None => Ok(empty(StatusCode::OK)),
-        };
-    };
-    let state = Some((Some(first), pieces, saving));
-    let stream = stream::unfold(state, |state| async move {
-        let (mut first, mut pieces, saving) = state?;
-        let next = match first.take() {
-            Some(first) => Some(first),
-            None => pieces.recv().await,
-        };
-        if let Some(piece) = next {
-            return Some((Ok(piece), Some((None, pieces, saving))));
-        }
-        let message = failure_of(saving).await?.message;
-        tracing::warn!(message, "saving images failed");
-        Some((Err(io::Error::other(message)), None))
-    });
-    Ok(reply(
-        StatusCode::OK,
-        "application/x-tar",
-        Body::streamed(stream),
-    ))
-}
-
-/// The writing end of an answer, for a blocking thread.
-struct Download {
-    to_client: mpsc::Sender<Bytes>,
-}
-
-impl Write for Download {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let piece = Bytes::copy_from_slice(bytes);
-        self.to_client
-            .blocking_send(piece)
-            .map_err(|_| io::ErrorKind::BrokenPipe)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    })
+    .await
 }
 
 #[cfg(test)]

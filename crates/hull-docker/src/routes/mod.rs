@@ -4,6 +4,7 @@
 
 mod containers;
 mod exec;
+mod files;
 mod images;
 mod io;
 mod networks;
@@ -47,8 +48,8 @@ routes! {
     GET "/containers/{name}/json" => containers::inspect;
     GET "/containers/{name}/top" => top::top;
     GET "/containers/{name}/logs" => io::logs;
-    GET "/containers/{name}/changes" => changes;
-    GET "/containers/{name}/export" => export;
+    GET "/containers/{name}/changes" => files::changes;
+    GET "/containers/{name}/export" => files::export;
     GET "/containers/{name}/stats" => stats;
     POST "/containers/{name}/resize" => io::resize;
     POST "/containers/{name}/start" => containers::start;
@@ -64,10 +65,10 @@ routes! {
     GET "/containers/{name}/attach/ws" => attach_websocket;
     POST "/containers/{name}/wait" => containers::wait;
     DELETE "/containers/{name}" => containers::remove;
-    GET "/containers/{name}/archive" => archive;
-    HEAD "/containers/{name}/archive" => archive;
-    PUT "/containers/{name}/archive" => archive;
-    POST "/commit" => commit;
+    GET "/containers/{name}/archive" => files::archive;
+    HEAD "/containers/{name}/archive" => files::archive;
+    PUT "/containers/{name}/archive" => files::archive;
+    POST "/commit" => files::commit;
 
     POST "/containers/{name}/exec" => exec::create;
     POST "/exec/{id}/start" => exec::start;
@@ -153,10 +154,6 @@ macro_rules! not_there {
 
 not_there! {
     auth: "logging in to a registry";
-    changes: "listing the changed files of a container";
-    export: "exporting the files of a container";
-    archive: "copying files from and to a container";
-    commit: "making an image of a container";
     stats: "reading the statistics of a container";
     update: "changing the limits of a container";
     attach_websocket: "attaching by websocket";

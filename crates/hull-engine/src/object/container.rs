@@ -10,12 +10,10 @@
 //! is never awaited in place: a stop waits as a deadline, an exit as an event, the clean-up of a
 //! former life as a task that only the next start or the removal waits for.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hull_model::event::Subject;
 use hull_model::limits::{
     RESTART_BACKOFF_MS, RESTART_BACKOFF_MS_MAX, RESTART_BACKOFF_RESET_S, STOP_TIMEOUT_S,
 };
@@ -40,6 +38,7 @@ use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::object::connection::Connection;
 use crate::object::exec::Execs;
+use crate::object::view::{FileView, Views};
 use crate::port::OpenPorts;
 use crate::store::{Change as Write, Key};
 
@@ -49,6 +48,10 @@ const ATTACHMENTS_WAITING_MAX: usize = 16;
 const SHIM_END_WAIT: Duration = Duration::from_secs(10);
 /// How long the processes of a container may take to vanish after SIGKILL.
 const DISCARD_WAIT: Duration = Duration::from_secs(10);
+
+/// Pause between two looks whether somebody still has the files of a container that is to be
+/// started again.
+const VIEW_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is stored of a container once; changed by rename and update.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,7 +102,7 @@ impl StateRecord {
     }
 }
 
-type Reply<T> = oneshot::Sender<Result<T>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// What an owner can be asked.
 #[derive(Debug)]
@@ -149,6 +152,17 @@ pub(crate) enum Request {
     /// Change its published ports, now and for later starts.
     Publish {
         change: PublishRequest,
+        reply: Reply<()>,
+    },
+    /// Its files, for as long as the answer is held.
+    View {
+        reply: Reply<Arc<FileView>>,
+    },
+    /// Freeze all processes until [`Request::Release`]; whether they run.
+    Hold {
+        reply: Reply<bool>,
+    },
+    Release {
         reply: Reply<()>,
     },
     Resize {
@@ -218,6 +232,9 @@ pub(crate) struct Owner {
     /// Sockets of its published ports.
     pub(super) open_ports: OpenPorts,
     pub(super) attachments: Vec<Attachment>,
+    pub(super) views: Views,
+    /// How many readers of its files have it frozen.
+    pub(super) held: u32,
     ending: Option<JoinHandle<()>>,
     waiters: Vec<(WaitCondition, oneshot::Sender<Waited>)>,
     stopping: Option<Stopping>,
@@ -269,6 +286,8 @@ impl Owner {
             execs: Execs::default(),
             open_ports: OpenPorts::default(),
             attachments: Vec::new(),
+            views: Views::default(),
+            held: 0,
             ending: None,
             waiters: Vec::new(),
             stopping: None,
@@ -310,6 +329,7 @@ impl Owner {
 
     async fn on_request(&mut self, request: Request) {
         match request {
+            Request::Start { reply } if self.is_viewed() => self.start_later(reply),
             Request::Start { reply } => answer(reply, self.start_by_hand().await),
             Request::Stop {
                 timeout_s,
@@ -329,6 +349,12 @@ impl Owner {
             Request::Publish { change, reply } => answer(reply, self.change_ports(change).await),
             Request::Wait { condition, reply } => answer(reply, Ok(self.wait(condition))),
             Request::Attach { request, reply } => answer(reply, self.attach(request)),
+            Request::View { reply } => {
+                let view = self.view().await;
+                answer(reply, view);
+            }
+            Request::Hold { reply } => answer(reply, self.hold().await),
+            Request::Release { reply } => answer(reply, self.release().await),
             Request::Resize {
                 target,
                 rows,
@@ -394,6 +420,9 @@ impl Owner {
             stopping.kill_at = None;
             self.event("kill", [("signal", signal::KILL.to_string())]);
             self.signal(signal::KILL);
+        }
+        if self.restart_at.is_some_and(|at| at <= now) && self.is_viewed() {
+            self.restart_at = Some(now + VIEW_PAUSE);
         }
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
@@ -624,7 +653,7 @@ impl Owner {
     }
 
     /// Nothing of the life before stands in the way of the next one.
-    async fn forget_former_life(&mut self) -> Result<()> {
+    pub(super) async fn forget_former_life(&mut self) -> Result<()> {
         if self.ending.is_none() {
             return Ok(());
         }
@@ -834,6 +863,7 @@ impl Owner {
     async fn finish_removal(mut self) {
         self.requests.close();
         self.wait_for_ending().await;
+        self.views.ended().await;
         let (core, id, cgroup) = (self.core.clone(), self.id, self.cgroup_path());
         let removed = self.core.jobs.run(Pool::Disk, move || {
             core.driver
@@ -993,6 +1023,7 @@ impl Owner {
             None => self.adopt_starting().await,
         }
         self.republish().await;
+        self.wake().await;
         self.execs.recover(&self.core, self.id);
         self.publish();
     }
@@ -1143,17 +1174,8 @@ impl Owner {
         action: impl Into<String>,
         facts: [(&str, String); N],
     ) {
-        let mut attributes: BTreeMap<String, String> = self.spec.config.labels.clone();
-        attributes.insert("image".to_owned(), self.spec.image_reference.clone());
-        attributes.insert("name".to_owned(), self.spec.name.clone());
-        attributes.extend(
-            facts
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value)),
-        );
         self.core
-            .events
-            .publish(Subject::Container, action, self.id.to_string(), attributes);
+            .publish_container(self.id, &self.spec, action, facts);
     }
 }
 

@@ -116,7 +116,7 @@ fn take_name(core: &Core, wanted: Option<&str>, id: SandboxId) -> Result<String>
 }
 
 /// Fills in what the image says where the request does not, by Docker's rules.
-fn merge_image(config: &mut ContainerConfig, image: &ContainerConfig) {
+pub(crate) fn merge_image(config: &mut ContainerConfig, image: &ContainerConfig) {
     if config.user.is_empty() {
         config.user.clone_from(&image.user);
     }

@@ -8,3 +8,4 @@ pub(crate) mod image;
 pub(crate) mod port;
 pub(crate) mod registry;
 pub(crate) mod start;
+pub(crate) mod view;

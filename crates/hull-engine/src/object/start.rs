@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +11,7 @@ use hull_model::limits::START_MS_MAX;
 use hull_model::spec::{ContainerSpec, MountKind, NamespaceMode, NetworkMode};
 use hull_model::state::State;
 use hull_sandbox::{
-    Attachment, Event as ShimEvent, KeptSocket, Log, Lowers, Namespace, Namespaces, Root, Shim,
-    Spec,
+    Attachment, Event as ShimEvent, KeptSocket, Log, Namespace, Namespaces, Root, Shim, Spec,
 };
 
 use crate::core::Core;
@@ -117,7 +115,7 @@ impl Job {
         let spec = Spec {
             id: self.id,
             root: Root {
-                lowers: self.lowers()?,
+                lowers: self.core.lowers(&self.layers)?,
                 upper: directory.join("upper"),
                 work: directory.join("work"),
                 readonly: self.spec.host.readonly_rootfs,
@@ -184,30 +182,6 @@ impl Job {
             }
         }
         Ok(())
-    }
-
-    /// The layers, topmost first.
-    fn lowers(&self) -> Result<Lowers> {
-        let mut roots: Vec<Arc<OwnedFd>> = Vec::with_capacity(self.layers.len());
-        let mut names = Vec::with_capacity(self.layers.len());
-        for layer in self.layers.iter().rev() {
-            let image = self.core.storage.layer_path(layer);
-            let mounted = self
-                .core
-                .mounts
-                .ensure(layer, &image)
-                .map_err(|e| EngineError::step("mount the image", e.kind(), e))?;
-            roots.push(mounted.root);
-            names.push(mounted.name);
-        }
-        if self.core.lowers_by_descriptor {
-            Ok(Lowers::Descriptors(roots))
-        } else {
-            Ok(Lowers::Directories {
-                base: self.core.mounts.directory().to_owned(),
-                names,
-            })
-        }
     }
 
     fn namespaces(&self) -> Result<Namespaces> {

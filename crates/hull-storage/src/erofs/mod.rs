@@ -94,7 +94,7 @@ impl FileType {
         }
     }
 
-    const fn from_mode(mode: u16) -> Option<Self> {
+    pub(crate) const fn from_mode(mode: u16) -> Option<Self> {
         Some(match mode & S_IFMT {
             0o100_000 => FileType::File,
             0o040_000 => FileType::Directory,

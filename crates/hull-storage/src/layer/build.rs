@@ -197,7 +197,7 @@ impl Builder {
 }
 
 /// The parts of a path below the root of the layer; none for the root itself.
-fn normalise(path: &[u8]) -> Result<Vec<&[u8]>, EntryFault> {
+pub(crate) fn normalise(path: &[u8]) -> Result<Vec<&[u8]>, EntryFault> {
     if path.len() > PATH_BYTES_MAX {
         return Err(EntryFault::PathTooLong);
     }

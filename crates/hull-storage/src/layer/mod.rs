@@ -14,6 +14,7 @@ mod source;
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
+use std::os::fd::BorrowedFd;
 use std::sync::mpsc;
 use std::thread;
 
@@ -24,12 +25,13 @@ use crate::content::{Blob, Expected, Hasher, list, size_of};
 use crate::erofs;
 use crate::error::{At, Error, Result};
 use crate::store::{Discarded, Store, Temporary};
-use crate::tar;
+use crate::{tar, tree};
 
+pub(crate) use build::normalise;
 pub use build::{EntryFault, PATH_BYTES_MAX};
-pub use source::Compression;
 pub(crate) use source::peek;
 use source::{Chunks, Source};
+pub use source::{Compression, decompress};
 
 /// Uncompressed size of one layer, in bytes: above it, it is a bomb or a mistake.
 pub const LAYER_BYTES_MAX: u64 = 1 << 40;
@@ -135,6 +137,36 @@ impl Store {
         }
         self.publish_image(image, &mut layer)?;
         Ok(layer)
+    }
+
+    /// Makes a layer of what lies in the upper directory of an overlay; its tar is kept as a blob.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, and as [`Store::ingest_layer`].
+    pub fn ingest_upper(&self, upper: BorrowedFd<'_>) -> Result<Layer> {
+        const WHAT: &str = "layer";
+        let (archive, output) = io::pipe().map_err(|cause| Error::Input { what: WHAT, cause })?;
+        let is_place = |entry: &tar::Entry| {
+            entry.size == 0
+                && std::str::from_utf8(&entry.path)
+                    .is_ok_and(|path| tree::is_place(path.trim_end_matches('/')))
+        };
+        let options = IngestOptions {
+            keep_blob: true,
+            ..IngestOptions::default()
+        };
+        thread::scope(|scope| {
+            let packing = scope.spawn(move || tree::pack_upper(upper, &is_place, output));
+            let layer = self.ingest_layer(archive, &options);
+            let packed = packing.join();
+            let packed = packed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            match (packed, layer) {
+                // The reader went first, and knows why.
+                (Err(Error::Output { .. }), Err(error)) => Err(error),
+                (Err(error), _) => Err(error),
+                (Ok(()), layer) => layer,
+            }
+        })
     }
 
     /// Opens the image of a layer, for mounting.

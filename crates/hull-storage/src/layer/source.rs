@@ -166,6 +166,18 @@ pub(crate) fn peek<R: Read>(mut stream: R, what: &'static str) -> Result<(Compre
     ))
 }
 
+/// Decompresses a stream of any known format.
+///
+/// # Errors
+/// When its first bytes cannot be read, or it has a format that we do not read.
+pub fn decompress<'r>(stream: impl Read + Send + 'r) -> Result<Box<dyn Read + Send + 'r>> {
+    const WHAT: &str = "archive";
+    let (compression, stream) = peek(stream, WHAT)?;
+    compression
+        .decoder(BufReader::with_capacity(INPUT_BYTES, stream))
+        .map_err(|cause| Error::Input { what: WHAT, cause })
+}
+
 /// A layer's stream before its format is known.
 pub(super) struct Source<R> {
     stream: R,

@@ -36,7 +36,7 @@ pub(crate) use archive::{import, load, save};
 pub(crate) use platform::{check_platform, is_for};
 pub(crate) use remove::{prune, remove};
 pub(crate) use sweep::{sweep_at_start, usage};
-pub(crate) use table::ImageTable;
+pub(crate) use table::{ImageTable, defaults};
 use table::{Stored, Tagged, know};
 
 fn storage_error(step: &str) -> impl FnOnce(hull_storage::Error) -> EngineError {
@@ -44,7 +44,7 @@ fn storage_error(step: &str) -> impl FnOnce(hull_storage::Error) -> EngineError 
     move |error| EngineError::step(step, error.kind(), error)
 }
 
-fn parse(text: &str) -> Result<Reference> {
+pub(crate) fn parse(text: &str) -> Result<Reference> {
     text.parse::<Reference>().map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         EngineError::Invalid(

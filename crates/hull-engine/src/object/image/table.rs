@@ -137,6 +137,15 @@ impl ImageTable {
         })
     }
 
+    /// All that is known of an image.
+    pub(crate) fn record(&self, id: &Digest) -> Result<Arc<ImageRecord>> {
+        let tables = self.lock();
+        let known = tables.images.get(id);
+        known
+            .map(|known| known.record.clone())
+            .ok_or_else(|| EngineError::NoSuchImage(id.to_string()))
+    }
+
     pub(crate) fn view(&self, text: &str) -> Result<Image> {
         let tables = self.lock();
         let id = tables.find(text)?;
@@ -290,7 +299,7 @@ pub(super) fn know(record: ImageRecord, used_ns: i64) -> Result<Known> {
 }
 
 /// What a container inherits.
-fn defaults(run: &RunConfig) -> ContainerConfig {
+pub(crate) fn defaults(run: &RunConfig) -> ContainerConfig {
     let check = |check: &hull_storage::image::Healthcheck| Healthcheck {
         test: check.test.clone(),
         interval_ns: check.interval,

@@ -1,0 +1,245 @@
+//! Views of a container's files, for everything that reads or writes them from outside.
+//!
+//! The owner makes them, so that never two have the same upper directory mounted: those of a
+//! stopped container share one, and a start waits until it is gone.
+
+use std::fs;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Weak};
+
+use hull_model::spec::{MountKind, NetworkMode};
+use hull_model::state::State;
+use hull_model::{Digest, SandboxId};
+use hull_sandbox::{Lowers, Mount, Propagation, Root, ViewOf};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use crate::core::Core;
+use crate::error::{EngineError, Result};
+use crate::jobs::Pool;
+use crate::object::container::{Owner, Reply, Request};
+use crate::translate;
+
+/// A container's files. Whoever holds it may read and write them.
+#[derive(Debug)]
+pub(crate) struct FileView {
+    // Before the guard: it is dropped first.
+    view: hull_sandbox::View,
+    _alone: Option<OwnedMutexGuard<()>>,
+}
+
+impl FileView {
+    /// All that the container sees.
+    pub(crate) fn whole(&self) -> BorrowedFd<'_> {
+        self.view.whole()
+    }
+
+    /// Its root without volumes and binds.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.view.alone()
+    }
+}
+
+/// What an owner knows of views of its container while it does not run.
+#[derive(Debug, Default)]
+pub(crate) struct Views {
+    current: Weak<FileView>,
+    /// Locked as long as a view has the root mounted.
+    root: Arc<Mutex<()>>,
+}
+
+impl Views {
+    fn is_free(&self) -> bool {
+        self.root.try_lock().is_ok()
+    }
+
+    /// Returns when nobody looks any more.
+    pub(super) async fn ended(&self) {
+        drop(self.root.lock().await);
+    }
+}
+
+impl Core {
+    /// The mounted layers of a root, from its digests, the lowest first.
+    pub(crate) fn lowers(&self, layers: &[Digest]) -> Result<Lowers> {
+        let mut roots = Vec::with_capacity(layers.len());
+        let mut names = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev() {
+            let image = self.storage.layer_path(layer);
+            let mounted = self
+                .mounts
+                .ensure(layer, &image)
+                .map_err(|e| EngineError::step("mount the image", e.kind(), e))?;
+            roots.push(mounted.root);
+            names.push(mounted.name);
+        }
+        if self.lowers_by_descriptor {
+            Ok(Lowers::Descriptors(roots))
+        } else {
+            Ok(Lowers::Directories {
+                base: self.mounts.directory().to_owned(),
+                names,
+            })
+        }
+    }
+
+    /// A view of a root that nobody else has mounted, with these binds. For a container that has
+    /// no owner yet, or by its owner. What an image has in a directory goes from the view's `alone`
+    /// to a new volume by `hull_storage::tree::fill`.
+    pub(crate) fn view_of_root(
+        &self,
+        id: SandboxId,
+        layers: &[Digest],
+        mounts: &[Mount],
+    ) -> Result<hull_sandbox::View> {
+        let directory = self.container_dir(id);
+        let (upper, work) = (directory.join("upper"), directory.join("work"));
+        for made in [&upper, &work] {
+            fs::create_dir_all(made)
+                .map_err(|e| EngineError::io(format!("make {}", made.display()), e))?;
+        }
+        let root = Root {
+            lowers: self.lowers(layers)?,
+            upper,
+            work,
+            readonly: false,
+            propagation: Propagation::default(),
+        };
+        let mounts = mounts.to_vec();
+        let of = ViewOf::Stopped {
+            root: &root,
+            mounts: &mounts,
+        };
+        self.driver
+            .view(&id, &of)
+            .map_err(|e| EngineError::step("open the files of the container", e.kind(), e))
+    }
+}
+
+impl Owner {
+    /// A view of the files as they are now, whether it runs or not.
+    pub(super) async fn view(&mut self) -> Result<Arc<FileView>> {
+        if self.life.state.is_live() {
+            return self.view_of_running().await;
+        }
+        if let Some(view) = self.views.current.upgrade() {
+            return Ok(view);
+        }
+        self.forget_former_life().await?;
+        // Free within milliseconds: the last holder is letting go.
+        let alone = self.views.root.clone().lock_owned().await;
+        let (core, id) = (self.core.clone(), self.id);
+        let (layers, mounts) = (self.record.layers.clone(), self.binds());
+        let view = self
+            .core
+            .jobs
+            .run(Pool::Kernel, move || {
+                core.view_of_root(id, &layers, &mounts)
+            })
+            .await??;
+        let view = Arc::new(FileView {
+            view,
+            _alone: Some(alone),
+        });
+        self.views.current = Arc::downgrade(&view);
+        Ok(view)
+    }
+
+    async fn view_of_running(&self) -> Result<Arc<FileView>> {
+        let (core, id, pid) = (self.core.clone(), self.id, self.pid);
+        let cgroup = self.cgroup_path();
+        let view = self.core.jobs.run(Pool::Kernel, move || {
+            let mounts = hull_os::namespace::open(pid, "mnt")
+                .map_err(|e| EngineError::io("open the mount namespace", e))?;
+            // The number could be another's by now: only what is in its cgroup is of it.
+            if !core.processes(&cgroup)?.contains(&pid) {
+                return Err(EngineError::NotRunning(id));
+            }
+            core.driver
+                .view(&id, &ViewOf::Running(&mounts))
+                .map_err(|e| EngineError::step("open the files of the container", e.kind(), e))
+        });
+        Ok(Arc::new(FileView {
+            view: view.await??,
+            _alone: None,
+        }))
+    }
+
+    /// What is mounted into it and is there already.
+    fn binds(&self) -> Vec<Mount> {
+        let names = match &self.spec.host.network {
+            NetworkMode::Container(_) => self.core.named_as(&self.spec, self.id).ok(),
+            _ => None,
+        };
+        let named_by = names.map_or(self.id, |(_, id)| id);
+        let mut mounts = translate::mounts(&self.spec, &self.core.container_dir(named_by));
+        mounts.retain(|mount| match &mount.kind {
+            hull_sandbox::MountKind::Bind { source, .. } => source.exists(),
+            _ => false,
+        });
+        mounts
+    }
+
+    /// Whether a view keeps the container from starting.
+    pub(super) fn is_viewed(&self) -> bool {
+        !self.views.is_free()
+    }
+
+    /// Starts when the files are free again.
+    pub(super) fn start_later(&self, reply: Reply<crate::api::Change>) {
+        let root = self.views.root.clone();
+        let Ok(handle) = self.core.containers.handle(self.id) else {
+            return drop(reply);
+        };
+        tokio::spawn(async move {
+            drop(root.lock().await);
+            // If its owner is gone, so is who waits for the answer.
+            drop(handle.requests.send(Request::Start { reply }).await);
+        });
+    }
+
+    /// Stops all processes while somebody reads the files, without a change of the state; says
+    /// whether it did.
+    pub(super) async fn hold(&mut self) -> Result<bool> {
+        if self.life.state != State::Running {
+            return Ok(false);
+        }
+        if self.held == 0 {
+            self.freeze_all(true).await?;
+            self.event("pause", []);
+        }
+        self.held += 1;
+        Ok(true)
+    }
+
+    /// The other half of [`Owner::hold`].
+    pub(super) async fn release(&mut self) -> Result<()> {
+        self.held = self.held.saturating_sub(1);
+        if self.held == 0 && self.life.state == State::Running {
+            self.freeze_all(false).await?;
+            self.event("unpause", []);
+        }
+        Ok(())
+    }
+
+    /// Wakes what a former daemon held while it died.
+    pub(super) async fn wake(&self) {
+        if self.life.state == State::Running
+            && let Err(error) = self.freeze_all(false).await
+        {
+            tracing::debug!(container = %self.id.short(), error = %error.chain(), "not thawed");
+        }
+    }
+
+    async fn freeze_all(&self, frozen: bool) -> Result<()> {
+        let (core, cgroup) = (self.core.clone(), self.cgroup_path());
+        self.core
+            .jobs
+            .run(Pool::Kernel, move || core.freeze(&cgroup, frozen))
+            .await?
+    }
+}
+
+/// Whether a mount of the specification is one that a view has; used by checks of paths.
+pub(crate) fn is_seen(kind: &MountKind, live: bool) -> bool {
+    live || !matches!(kind, MountKind::Tmpfs { .. })
+}
