@@ -105,6 +105,20 @@ impl From<EngineError> for ApiError {
 fn sentence(error: &EngineError) -> String {
     match error {
         EngineError::NoSuchContainer(name) => format!("No such container: {name}"),
+        EngineError::RegistryRefused {
+            repository,
+            reference,
+            code,
+            message,
+        } => match code.as_str() {
+            "DENIED" => format!(
+                "pull access denied for {repository}, repository does not exist or may require \
+                 'docker login': {message}"
+            ),
+            "MANIFEST_UNKNOWN" => format!("manifest for {reference} not found: {message}"),
+            "NAME_UNKNOWN" => format!("repository {repository} not found: {message}"),
+            _ => message.clone(),
+        },
         EngineError::NoSuchImage(name) => format!("No such image: {}", with_tag(name)),
         EngineError::NoSuchExec(id) => format!("No such exec instance: {id}"),
         EngineError::NoSuchFile(path) => format!("Could not find the file {path} in the container"),
@@ -151,6 +165,7 @@ fn sentence(error: &EngineError) -> String {
         EngineError::ImageConflict(_)
         | EngineError::Invalid(_)
         | EngineError::Unsupported(_)
+        | EngineError::Registry { .. }
         | EngineError::Unavailable(_)
         | EngineError::WrongState(_)
         | EngineError::Step { .. } => error.chain(),

@@ -68,6 +68,8 @@ impl Edge {
                 disabled: true,
                 ..BridgeConfig::default()
             },
+            registries: hull_engine::RegistryOptions::default(),
+            downloads_max: 0,
         })
         .await
         .expect("open an engine");

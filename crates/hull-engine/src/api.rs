@@ -444,3 +444,148 @@ pub struct ImportRequest {
     /// `os/arch[/variant]`; none: this host's.
     pub platform: Option<String>,
 }
+
+/// Who the client is to a registry.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct RegistryAuth {
+    /// Name; empty: none.
+    pub username: String,
+    /// Password.
+    pub password: String,
+    /// Stands for name and password.
+    pub identity_token: String,
+    /// Stands for all of it, at the registry itself.
+    pub registry_token: String,
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryAuth")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An image to be fetched.
+#[derive(Debug, Clone, Default)]
+pub struct PullRequest {
+    /// Name with tag or digest; without either: all tags.
+    pub reference: String,
+    /// `os[/arch[/variant]]`; none: this host's.
+    pub platform: Option<String>,
+    /// Who asks.
+    pub auth: RegistryAuth,
+}
+
+/// An image to be sent.
+#[derive(Debug, Clone, Default)]
+pub struct PushRequest {
+    /// Name with tag; without: all tags.
+    pub reference: String,
+    /// Who asks.
+    pub auth: RegistryAuth,
+}
+
+/// What happens while an image is fetched or sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transfer {
+    /// A tag or digest of a repository is being fetched.
+    Pulling {
+        /// As people write it.
+        repository: String,
+        /// Tag or digest.
+        tag: String,
+    },
+    /// A repository is being sent to.
+    Pushing {
+        /// With its domain.
+        repository: String,
+    },
+    /// A layer came a step further.
+    Layer {
+        /// Digest of the blob when fetched, diff id when sent.
+        digest: Digest,
+        /// Where it is.
+        step: LayerStep,
+    },
+    /// The digest of what was fetched.
+    Pulled {
+        /// Of manifest or index.
+        digest: Digest,
+    },
+    /// The end of a pull.
+    Status {
+        /// As people write it.
+        reference: String,
+        /// Whether anything changed.
+        newer: bool,
+    },
+    /// A tag was sent.
+    Pushed {
+        /// Which.
+        tag: String,
+        /// Of the manifest.
+        digest: Digest,
+        /// Of the manifest, in bytes.
+        size: u64,
+    },
+}
+
+/// Where a layer is on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerStep {
+    /// It will be fetched.
+    Queued,
+    /// It waits for a place.
+    Waiting,
+    /// It is here already.
+    AlreadyHere,
+    /// Bytes come.
+    Downloading {
+        /// So far.
+        current: u64,
+        /// In all.
+        total: u64,
+    },
+    /// All came.
+    Downloaded,
+    /// It is checked and stored.
+    Extracting {
+        /// Bytes in all.
+        total: u64,
+    },
+    /// It is here.
+    Complete,
+    /// It will be sent.
+    Preparing,
+    /// It is there already.
+    AlreadyThere,
+    /// Bytes go.
+    Pushing {
+        /// So far.
+        current: u64,
+        /// In all.
+        total: u64,
+    },
+    /// It is there.
+    Pushed,
+    /// The registry took it from another repository.
+    Mounted {
+        /// Which.
+        from: String,
+    },
+}
+
+/// What a registry says about a reference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemoteImage {
+    /// What the manifest or index is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What it runs on: architecture, operating system, variant.
+    pub platforms: Vec<(String, String, String)>,
+}

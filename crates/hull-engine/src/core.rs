@@ -11,6 +11,7 @@ use hull_model::event::Subject;
 use hull_model::spec::{ContainerSpec, NetworkMode};
 use hull_model::{Digest, SandboxId};
 use hull_os::cgroup::{Hierarchies, Support};
+use hull_registry::Hosts;
 
 use crate::EngineConfig;
 use crate::api::{AttachRequest, Container, LogsRequest};
@@ -22,6 +23,7 @@ use crate::network::Network;
 use crate::object::exec::ExecTable;
 use crate::object::image::ImageTable;
 use crate::object::registry::Registry;
+use crate::object::transfer::Transfers;
 use crate::port::Ports;
 use crate::store::Store;
 
@@ -41,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) containers: Registry,
     pub(crate) execs: ExecTable,
     pub(crate) images: ImageTable,
+    pub(crate) registries: Arc<Hosts>,
+    pub(crate) transfers: Transfers,
     pub(crate) storage: hull_storage::Store,
     pub(crate) mounts: hull_storage::LayerMounts,
     pub(crate) driver: hull_sandbox::Driver,

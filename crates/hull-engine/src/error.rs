@@ -95,6 +95,26 @@ pub enum EngineError {
     /// An image has several names, or children, and is not removed without force.
     #[error("{0}")]
     ImageConflict(String),
+    /// A registry says no to an image; the sentence follows from its code.
+    #[error("{message}")]
+    RegistryRefused {
+        /// The repository, as people write it.
+        repository: String,
+        /// With tag or digest.
+        reference: String,
+        /// `MANIFEST_UNKNOWN`, `DENIED` and their like.
+        code: String,
+        /// All that the registry says.
+        message: String,
+    },
+    /// An exchange with a registry failed; the sentence says all.
+    #[error("{text}")]
+    Registry {
+        /// What happened, in the words of docker's clients.
+        text: String,
+        /// How an edge answers.
+        kind: ErrorKind,
+    },
     /// What was asked for is wrong; the sentence says what and what to do.
     #[error("{0}")]
     Invalid(String),
@@ -140,7 +160,8 @@ impl EngineError {
             // Docker answers 500, which clients know.
             Self::PortsFailed { .. } => ErrorKind::Internal,
             Self::Unsupported(_) => ErrorKind::Unsupported,
-            Self::Step { kind, .. } => *kind,
+            Self::RegistryRefused { .. } => ErrorKind::NotFound,
+            Self::Step { kind, .. } | Self::Registry { kind, .. } => *kind,
             Self::Unavailable(_) => ErrorKind::Unavailable,
         }
     }

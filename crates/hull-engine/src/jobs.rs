@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use hull_model::limits::{DISK_JOBS_MAX, FILE_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX};
+use hull_model::limits::{
+    DISK_JOBS_MAX, DOWNLOADS_MAX, FILE_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX,
+};
 use tokio::sync::Semaphore;
 
 use crate::error::{EngineError, Result};
@@ -15,6 +17,9 @@ use crate::error::{EngineError, Result};
 pub(crate) enum Pool {
     /// Reads and writes much: load, import, save, removal of trees.
     Disk,
+    /// Unpacks what comes from the network, as fast as it comes; the transfers have places of their
+    /// own before this.
+    Download,
     /// Short calls that may wait in the kernel: mounts, spawns, cgroups.
     Kernel,
     /// Works on the files of containers, as fast as a client reads or writes.
@@ -40,6 +45,7 @@ impl Places {
 #[derive(Debug)]
 pub(crate) struct Jobs {
     disk: Places,
+    download: Places,
     kernel: Places,
     files: Places,
 }
@@ -48,6 +54,7 @@ impl Jobs {
     pub(crate) fn new() -> Self {
         Self {
             disk: Places::new(DISK_JOBS_MAX),
+            download: Places::new(DOWNLOADS_MAX),
             kernel: Places::new(KERNEL_JOBS_MAX),
             files: Places::new(FILE_JOBS_MAX),
         }
@@ -68,6 +75,7 @@ impl Jobs {
     ) -> Result<T> {
         let places = match pool {
             Pool::Disk => &self.disk,
+            Pool::Download => &self.download,
             Pool::Kernel => &self.kernel,
             Pool::Files => &self.files,
         };

@@ -34,6 +34,7 @@ mod verify;
 
 pub use defaults::HostDefaults;
 pub use error::{Cause, EngineError, Result};
+pub use hull_registry::{Proxies, RegistryOptions};
 pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
 
 use std::collections::HashMap;
@@ -44,7 +45,8 @@ use std::sync::Arc;
 use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
     Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLine, LogsRequest, Network,
-    Progress, PublishRequest, RemoveOptions, WaitCondition, Waited,
+    Progress, PublishRequest, PullRequest, PushRequest, RegistryAuth, RemoteImage, RemoveOptions,
+    Transfer, WaitCondition, Waited,
 };
 use hull_model::event::Happening;
 use hull_model::state::State;
@@ -69,6 +71,10 @@ pub struct EngineConfig {
     pub defaults: HostDefaults,
     /// The default bridge.
     pub bridge: BridgeConfig,
+    /// Mirrors, insecure registries, proxies.
+    pub registries: RegistryOptions,
+    /// Layers that are fetched at the same time; 0: the usual number.
+    pub downloads_max: usize,
 }
 
 /// The default bridge.
@@ -524,6 +530,46 @@ impl Images<'_> {
             image.containers = counts.get(&image.id).copied().unwrap_or_default();
         }
         images
+    }
+
+    /// Fetches an image; ends early when nobody listens to its progress any more.
+    ///
+    /// # Errors
+    /// `RegistryRefused`, `Registry`, or a full disk.
+    pub async fn pull(&self, request: PullRequest, progress: mpsc::Sender<Transfer>) -> Result<()> {
+        object::pull::pull(self.0, request, progress).await
+    }
+
+    /// Sends an image; ends early when nobody listens to its progress any more.
+    ///
+    /// # Errors
+    /// `Registry`, or that there is no such image.
+    pub async fn push(&self, request: PushRequest, progress: mpsc::Sender<Transfer>) -> Result<()> {
+        object::push::push(self.0, request, progress).await
+    }
+
+    /// What a registry has under a name, without fetching it.
+    ///
+    /// # Errors
+    /// `RegistryRefused`, `Registry`.
+    pub async fn look(&self, request: PullRequest) -> Result<RemoteImage> {
+        object::pull::look(self.0, request).await
+    }
+
+    /// Shows a credential to a registry; returns the token that stands for it, or nothing.
+    ///
+    /// # Errors
+    /// `Registry`.
+    pub async fn login(&self, address: &str, auth: &RegistryAuth) -> Result<String> {
+        object::remote::login(self.0, address, auth).await
+    }
+
+    /// Searches a registry; returns the JSON that it answers.
+    ///
+    /// # Errors
+    /// `Registry`, also when it has no search.
+    pub async fn search(&self, term: &str, limit: u32, auth: &RegistryAuth) -> Result<Vec<u8>> {
+        object::remote::search(self.0, term, limit, auth).await
     }
 
     /// Whether an image is for a platform, `os/arch[/variant]`.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::state::State;
+use hull_registry::Hosts;
 
 use crate::EngineConfig;
 use crate::api::{Facts, WaitCondition};
@@ -21,6 +22,7 @@ use crate::object::container::Request;
 use crate::object::exec::ExecTable;
 use crate::object::image::{self, ImageTable};
 use crate::object::registry::Registry;
+use crate::object::transfer::Transfers;
 use crate::port::Ports;
 use crate::recover;
 use crate::store::{Change, Contents, Key, Store};
@@ -63,6 +65,8 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         .map_err(|e| EngineError::io(format!("make the cgroup {}", config.cgroup_parent), e))?;
     let network = Network::open(&config.bridge, &config.run_root, &tag)?;
     let images = ImageTable::recover(&storage, &contents);
+    let registries = Hosts::new(config.registries.clone())
+        .map_err(|error| EngineError::Invalid(error.to_string()))?;
     let core = Arc::new(Core {
         support: cgroups.support(),
         lowers_by_descriptor: kernel_version() >= LOWERS_BY_DESCRIPTOR_SINCE,
@@ -74,6 +78,8 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         containers: Registry::default(),
         execs: ExecTable::default(),
         images,
+        registries: Arc::new(registries),
+        transfers: Transfers::new(config.downloads_max),
         storage,
         mounts,
         driver,

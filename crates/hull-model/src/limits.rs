@@ -35,6 +35,10 @@ pub const SHM_BYTES: u64 = 64 << 20;
 pub const DISK_JOBS_MAX: usize = 4;
 /// Jobs on the files of containers at the same time: each as fast as its client.
 pub const FILE_JOBS_MAX: usize = 16;
+/// Layers that are fetched and unpacked at the same time, where nobody said otherwise, as in Docker.
+pub const DOWNLOADS_MAX: usize = 3;
+/// Layers that are sent at the same time, where nobody said otherwise, as in Docker.
+pub const UPLOADS_MAX: usize = 5;
 /// Blocking jobs in the kernel (mounts, cgroups, links) at the same time.
 pub const KERNEL_JOBS_MAX: usize = 8;
 /// Jobs that may wait for a place; further ones are answered with `Unavailable`.

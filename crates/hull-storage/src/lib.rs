@@ -31,6 +31,6 @@ pub use layer::{
     Compression, EntryFault, IngestOptions, LAYER_BYTES_MAX, Layer, PATH_BYTES_MAX, decompress,
 };
 pub use mounts::{Backing, LayerMounts, MountError, Mounted};
-pub use store::{Discarded, Store};
+pub use store::{Discarded, Partial, Store};
 pub use usage::Usage;
 pub use verify::Difference;

@@ -5,13 +5,15 @@
 //! <root>/layers/<hex>.erofs     one image per layer, named by its diff id, mode 0444
 //! <root>/layers/<hex>.ok        empty: the image of this name is synced, see `sync_layer`
 //! <root>/ingest/<n>.<what>      half-done work and what is on its way out, removed at the next open
+//! <root>/ingest/<hex>.partial   the beginning of a blob whose rest may still come; removed when old
 //! ```
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use hull_model::Digest;
 use hull_os::durable::{self, Durability};
@@ -22,6 +24,9 @@ use crate::error::{At, Result};
 const DIR_MODE: u32 = 0o700;
 /// What lies in the store is never written again.
 const FILE_MODE: u32 = 0o444;
+/// How long the beginning of a blob waits for its rest.
+const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 3600);
+const PARTIAL_SUFFIX: &str = ".partial";
 
 /// Blobs, layers and images below one folder. All methods block and may be called by any thread.
 ///
@@ -32,12 +37,31 @@ pub struct Store {
     next_temporary: AtomicU64,
 }
 
-/// A file in `ingest/` that is removed unless it is published.
+/// A file in `ingest/` that is removed unless it is published or kept.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
-    published: bool,
+    kept: bool,
+}
+
+/// The beginning of a blob, to which the rest is appended. It outlives failures of whoever sends
+/// it and of the daemon.
+#[derive(Debug)]
+pub struct Partial {
+    pub(crate) file: Temporary,
+    pub(crate) len: u64,
+}
+
+impl Partial {
+    /// How many bytes are there: what is still to come begins behind them.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an offset; nobody asks for emptiness"
+    )]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
 }
 
 /// A file that has lost its name; its space is given back when this is dropped.
@@ -67,9 +91,65 @@ impl Store {
         let ingest = store.ingest_dir();
         for entry in fs::read_dir(&ingest).at("list", &ingest)? {
             let path = entry.at("list", &ingest)?.path();
-            fs::remove_file(&path).at("remove", &path)?;
+            if !path.to_string_lossy().ends_with(PARTIAL_SUFFIX) {
+                fs::remove_file(&path).at("remove", &path)?;
+            }
         }
+        store.remove_old_partials()?;
         Ok(store)
+    }
+
+    /// Opens the beginning of a blob, or begins one. While another thread fills the same one, this
+    /// is a file of its own, which begins with nothing.
+    pub fn partial(&self, digest: &Digest) -> Result<Partial> {
+        let path = self.partial_path(digest);
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).write(true).create(true).truncate(false);
+        let mut file = opened.mode(0o600).open(&path).at("open", &path)?;
+        if file.try_lock().is_err() {
+            return Ok(Partial {
+                file: self.temporary("blob")?,
+                len: 0,
+            });
+        }
+        let len = file.seek(SeekFrom::End(0)).at("seek", &path)?;
+        let file = Temporary {
+            path,
+            file,
+            kept: true,
+        };
+        Ok(Partial { file, len })
+    }
+
+    /// Makes a whole blob one that waits for an image to need it, for as long as partial ones do.
+    pub fn keep_as_partial(&self, digest: &Digest) -> Result<()> {
+        let (path, partial) = (self.blob_path(digest), self.partial_path(digest));
+        match durable::publish(&path, &partial, Durability::Lost) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+        .at("put aside", &path)
+    }
+
+    fn partial_path(&self, digest: &Digest) -> PathBuf {
+        self.ingest_dir().join(digest.hex() + PARTIAL_SUFFIX)
+    }
+
+    /// Removes beginnings of blobs whose rest did not come for a day.
+    pub fn remove_old_partials(&self) -> Result<()> {
+        let ingest = self.ingest_dir();
+        for entry in fs::read_dir(&ingest).at("list", &ingest)? {
+            let path = entry.at("list", &ingest)?.path();
+            let written = fs::metadata(&path).and_then(|facts| facts.modified());
+            let age = written
+                .ok()
+                .and_then(|at| SystemTime::now().duration_since(at).ok());
+            let is_partial = path.to_string_lossy().ends_with(PARTIAL_SUFFIX);
+            if is_partial && age.is_some_and(|age| age > PARTIAL_KEPT) {
+                durable::remove_if_exists(&path).at("remove", &path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The folder of this store.
@@ -125,12 +205,17 @@ impl Store {
         Ok(Temporary {
             file: file.at("create", &path)?,
             path,
-            published: false,
+            kept: false,
         })
     }
 }
 
 impl Temporary {
+    /// Says that this was of no use, or may be of use later, if it was begun for that.
+    pub(crate) fn keep(&mut self, keep: bool) {
+        self.kept = keep && self.path.to_string_lossy().ends_with(PARTIAL_SUFFIX);
+    }
+
     /// Gives the finished file its final name unless that is taken; says whether it did. Nothing
     /// is synced.
     pub(crate) fn publish_new(mut self, name: &Path) -> Result<bool> {
@@ -138,7 +223,7 @@ impl Temporary {
             .set_permissions(Permissions::from_mode(FILE_MODE))
             .at("chmod", &self.path)?;
         let new = durable::publish_new(&self.path, name, Durability::Lost).at("publish", name)?;
-        self.published = new;
+        self.kept = new;
         Ok(new)
     }
 
@@ -151,14 +236,14 @@ impl Temporary {
             self.file.sync_data().at("sync", &self.path)?;
         }
         durable::publish(&self.path, name, durability).at("publish", name)?;
-        self.published = true;
+        self.kept = true;
         Ok(())
     }
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if !self.published {
+        if !self.kept {
             // What stays is removed when the store is opened the next time.
             let _ = fs::remove_file(&self.path);
         }

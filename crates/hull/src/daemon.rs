@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hull_docker::{Listener, ServeConfig};
-use hull_engine::{BridgeConfig, Engine, EngineConfig};
+use hull_engine::{BridgeConfig, Engine, EngineConfig, Proxies, RegistryOptions};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,7 +21,7 @@ use crate::cli::DaemonOptions;
 const HOST_DEFAULT: &str = "unix:///run/hull/hull.sock";
 /// Threads for blocking work: the pools of the engine have fewer places, this is their sum and
 /// some for the runtime's own.
-const BLOCKING_THREADS_MAX: usize = 16;
+const BLOCKING_THREADS_MAX: usize = 36;
 /// How often memory is given back. It costs less than a tenth of a millisecond.
 const GIVE_BACK_PAUSE: Duration = Duration::from_secs(10);
 /// Groups whose members may use the socket, the first that exists.
@@ -155,7 +155,27 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
             },
             host_firewall: network.host_firewall,
         },
+        registries: registry_options(options),
+        downloads_max: options
+            .max_concurrent_downloads
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or_default(),
     })
+}
+
+fn registry_options(options: &DaemonOptions) -> RegistryOptions {
+    let environment = Proxies::from_environment();
+    let proxies = Proxies {
+        http: options.http_proxy.clone().or(environment.http),
+        https: options.https_proxy.clone().or(environment.https),
+        exceptions: options.no_proxy.clone().unwrap_or(environment.exceptions),
+    };
+    RegistryOptions {
+        mirrors: options.registry_mirror.clone(),
+        insecure: options.insecure_registry.clone(),
+        proxies,
+        certs_dirs: Vec::new(),
+    }
 }
 
 fn serve_config(options: &DaemonOptions) -> ServeConfig {

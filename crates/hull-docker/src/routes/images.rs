@@ -227,7 +227,7 @@ pub(super) async fn tag(call: Call) -> Answer {
     Ok(empty(StatusCode::CREATED))
 }
 
-fn join_tag(repository: &str, tag: &str) -> String {
+pub(super) fn join_tag(repository: &str, tag: &str) -> String {
     match tag {
         "" => repository.to_owned(),
         digest if digest.contains(':') => format!("{repository}@{digest}"),
@@ -264,12 +264,7 @@ pub(super) async fn remove(call: Call) -> Answer {
 pub(super) async fn create(call: Call) -> Answer {
     let query = call.query.clone();
     match query.get("fromSrc") {
-        "" => {
-            let wanted = join_tag(query.get("fromImage"), query.get("tag"));
-            Err(ApiError::not_there(&format!(
-                "pulling an image (\"{wanted}\")"
-            )))
-        }
+        "" => super::registry::pull(call).await,
         source => import(call, &query, source).await,
     }
 }
@@ -311,7 +306,7 @@ async fn import(call: Call, query: &Query, source: &str) -> Answer {
 
 /// A line of a progress stream.
 #[derive(Debug, Default, Serialize)]
-struct Line {
+pub(super) struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -354,7 +349,7 @@ impl Line {
         }
     }
 
-    fn failure(message: String) -> Self {
+    pub(super) fn failure(message: String) -> Self {
         let error_detail = Some(LineError {
             message: message.clone(),
         });
@@ -365,7 +360,7 @@ impl Line {
         }
     }
 
-    fn bytes(&self) -> io::Result<Bytes> {
+    pub(super) fn bytes(&self) -> io::Result<Bytes> {
         json_line(self).map_err(|error| io::Error::other(error.message))
     }
 }

@@ -10,6 +10,7 @@ mod io;
 mod networks;
 mod prune;
 mod publish;
+mod registry;
 mod system;
 mod top;
 mod volumes;
@@ -38,7 +39,7 @@ routes! {
     GET "/info" => system::info;
     GET "/events" => system::events;
     GET "/system/df" => system::disk_usage;
-    POST "/auth" => auth;
+    POST "/auth" => registry::login;
     GET "/hull/system/verify" => system::verify;
     POST "/hull/system/shutdown" => system::shutdown;
 
@@ -77,7 +78,7 @@ routes! {
 
     GET "/images/json" => images::list;
     GET "/images/get" => images::save_many;
-    GET "/images/search" => search;
+    GET "/images/search" => registry::search;
     POST "/images/create" => images::create;
     POST "/images/load" => images::load;
     POST "/images/prune" => prune::images;
@@ -85,9 +86,9 @@ routes! {
     GET "/images/{name..}/history" => images::history;
     GET "/images/{name..}/get" => images::save_one;
     POST "/images/{name..}/tag" => images::tag;
-    POST "/images/{name..}/push" => push;
+    POST "/images/{name..}/push" => registry::push;
     DELETE "/images/{name..}" => images::remove;
-    GET "/distribution/{name..}/json" => distribution;
+    GET "/distribution/{name..}/json" => registry::distribution;
     POST "/build" => build;
     POST "/build/prune" => prune::build_cache;
     POST "/build/cancel" => build;
@@ -153,13 +154,9 @@ macro_rules! not_there {
 }
 
 not_there! {
-    auth: "logging in to a registry";
     stats: "reading the statistics of a container";
     update: "changing the limits of a container";
     attach_websocket: "attaching by websocket";
-    search: "searching a registry";
-    push: "pushing an image";
-    distribution: "asking a registry about an image";
     build: "building an image";
     network_change: "creating a network and connecting to one";
     volume_change: "creating a volume by name";

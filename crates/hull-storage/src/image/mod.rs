@@ -4,6 +4,7 @@
 //! configuration. Which name stands for which image is the engine's to remember; here are values.
 
 mod change;
+mod compress;
 mod config;
 mod load;
 mod manifest;

@@ -24,7 +24,7 @@ use hull_os::durable::{self, Durability};
 use crate::content::{Blob, Expected, Hasher, list, size_of};
 use crate::erofs;
 use crate::error::{At, Error, Result};
-use crate::store::{Discarded, Store, Temporary};
+use crate::store::{Discarded, Partial, Store, Temporary};
 use crate::{tar, tree};
 
 pub(crate) use build::normalise;
@@ -94,17 +94,30 @@ impl Store {
             .keep_blob
             .then(|| self.temporary("blob"))
             .transpose()?;
+        self.ingest(Source::new(stream, blob_file), options)
+    }
+
+    /// Turns a blob into a layer of which the beginning is there and the rest comes.
+    ///
+    /// When reading the rest fails, what came of it is kept with the beginning, for another time.
+    ///
+    /// # Errors
+    /// As [`Store::ingest_layer`].
+    pub fn ingest_partial(
+        &self,
+        partial: Partial,
+        rest: impl Read + Send,
+        options: &IngestOptions,
+    ) -> Result<Layer> {
+        self.ingest(Source::resumed(rest, partial)?, options)
+    }
+
+    fn ingest<R: Read + Send>(&self, source: Source<R>, options: &IngestOptions) -> Result<Layer> {
         let image = self.temporary("erofs")?;
         let (full_sender, full) = mpsc::sync_channel(CHUNKS_MAX);
         let (empty, empty_receiver) = mpsc::channel();
         let (received, built) = thread::scope(|scope| {
-            let receiving = scope.spawn(move || {
-                receive(
-                    Source::new(stream, blob_file),
-                    &full_sender,
-                    &empty_receiver,
-                )
-            });
+            let receiving = scope.spawn(move || receive(source, &full_sender, &empty_receiver));
             let built = build_image(Chunks::new(full, empty), &image);
             let received = receiving.join();
             (

@@ -1,6 +1,8 @@
 //! The incoming stream: hashed, kept, decompressed, and carried to the other thread.
 
-use std::io::{self, BufRead, BufReader, Cursor, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read, Take, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -11,7 +13,7 @@ use lzma_rust2::XzReader;
 use super::{LAYER_BYTES_MAX, Received};
 use crate::content::{Blob, Hasher};
 use crate::error::{At, Error, Result};
-use crate::store::Temporary;
+use crate::store::{Partial, Temporary};
 
 /// Size of one chunk of uncompressed bytes.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -182,11 +184,37 @@ pub fn decompress<'r>(stream: impl Read + Send + 'r) -> Result<Box<dyn Read + Se
 pub(super) struct Source<R> {
     stream: R,
     file: Option<Temporary>,
+    /// Bytes of the stream that are in the file already.
+    kept: u64,
 }
 
 impl<R: Read + Send> Source<R> {
     pub(super) fn new(stream: R, file: Option<Temporary>) -> Self {
-        Self { stream, file }
+        let kept = 0;
+        Self { stream, file, kept }
+    }
+
+    /// A stream that begins with what is in the file.
+    pub(super) fn resumed(
+        rest: R,
+        partial: Partial,
+    ) -> Result<Source<io::Chain<Take<FileReader>, R>>> {
+        let Partial { file, len } = partial;
+        let duplicate = file
+            .file
+            .try_clone()
+            .at("duplicate descriptor of", &file.path)?;
+        let beginning = FileReader {
+            file: duplicate,
+            at: 0,
+        }
+        .take(len);
+        let (stream, file) = (beginning.chain(rest), Some(file));
+        Ok(Source {
+            stream,
+            file,
+            kept: len,
+        })
     }
 
     pub(super) fn decoder<'r>(self) -> Result<Decoder<'r>>
@@ -211,6 +239,8 @@ impl<R: Read + Send> Source<R> {
             // The other thread hashes the same bytes.
             hasher: (compression != Compression::None).then(Hasher::default),
             file: self.file,
+            kept: self.kept,
+            interrupted: false,
             failure: None,
             results,
         };
@@ -326,19 +356,27 @@ struct Tee<R> {
     stream: R,
     hasher: Option<Hasher>,
     file: Option<Temporary>,
+    /// Bytes to come that are in the file already.
+    kept: u64,
+    /// Whether the stream itself failed: its rest may come another time.
+    interrupted: bool,
     failure: Option<Error>,
     results: mpsc::SyncSender<TeeOutcome>,
 }
 
 impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.stream.read(buffer)?;
+        let read = self.stream.read(buffer);
+        self.interrupted |= read.is_err();
+        let len = read?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&buffer[..len]);
         }
+        let known = usize::try_from(self.kept).unwrap_or(len).min(len);
+        self.kept -= known as u64;
         if let Some(file) = &self.file {
             let written = (&file.file)
-                .write_all(&buffer[..len])
+                .write_all(&buffer[known..len])
                 .at("write blob", &file.path);
             if let Err(error) = written {
                 self.failure = Some(error);
@@ -351,7 +389,10 @@ impl<R: Read> Read for Tee<R> {
 
 impl<R> Drop for Tee<R> {
     fn drop(&mut self) {
-        let (hasher, file) = (self.hasher.take(), self.file.take());
+        let (hasher, mut file) = (self.hasher.take(), self.file.take());
+        if let Some(file) = &mut file {
+            file.keep(self.interrupted);
+        }
         let outcome = TeeOutcome {
             hasher,
             file,
@@ -359,6 +400,20 @@ impl<R> Drop for Tee<R> {
         };
         // There is room for one; nobody waits for it only when the decoder is gone as well.
         let _ = self.results.try_send(outcome);
+    }
+}
+
+/// Reads a file from its beginning, wherever others of the same descriptor are.
+pub(super) struct FileReader {
+    file: File,
+    at: u64,
+}
+
+impl Read for FileReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.read_at(buffer, self.at)?;
+        self.at += len as u64;
+        Ok(len)
     }
 }
 

@@ -107,24 +107,9 @@ static IGNORED: &[Ignored] = &[
         "there is no separate control plane",
     ),
     value(
-        "no-proxy",
-        &[],
-        "set NO_PROXY in the environment of the daemon",
-    ),
-    value(
         "node-generic-resource",
         &[],
         "generic resources are not counted",
-    ),
-    value(
-        "http-proxy",
-        &[],
-        "set HTTP_PROXY in the environment of the daemon",
-    ),
-    value(
-        "https-proxy",
-        &[],
-        "set HTTPS_PROXY in the environment of the daemon",
     ),
     switch("raw-logs", &["false"], "the log has one format"),
     Ignored {
@@ -184,6 +169,15 @@ pub(crate) struct DaemonOptions {
     /// Enable insecure registry communication
     #[arg(long, value_name = "list")]
     pub(crate) insecure_registry: Vec<String>,
+    /// HTTP proxy URL to use for outgoing traffic
+    #[arg(long, value_name = "string")]
+    pub(crate) http_proxy: Option<String>,
+    /// HTTPS proxy URL to use for outgoing traffic
+    #[arg(long, value_name = "string")]
+    pub(crate) https_proxy: Option<String>,
+    /// Comma-separated list of hosts or IP addresses for which the proxy is skipped
+    #[arg(long, value_name = "string")]
+    pub(crate) no_proxy: Option<String>,
     /// Set the max concurrent downloads
     #[arg(long, value_name = "int", value_parser = parse_int)]
     pub(crate) max_concurrent_downloads: Option<i64>,

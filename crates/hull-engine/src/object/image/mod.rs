@@ -33,13 +33,15 @@ use crate::object::container::to_json;
 use crate::store::{Change, Key};
 
 pub(crate) use archive::{import, load, save};
+pub(super) use platform::parse_platform;
 pub(crate) use platform::{check_platform, is_for};
 pub(crate) use remove::{prune, remove};
+pub(super) use sweep::{Scope, sweep};
 pub(crate) use sweep::{sweep_at_start, usage};
 pub(crate) use table::{ImageTable, defaults};
 use table::{Stored, Tagged, know};
 
-fn storage_error(step: &str) -> impl FnOnce(hull_storage::Error) -> EngineError {
+pub(super) fn storage_error(step: &str) -> impl FnOnce(hull_storage::Error) -> EngineError {
     let step = step.to_owned();
     move |error| EngineError::step(step, error.kind(), error)
 }
@@ -54,7 +56,7 @@ pub(crate) fn parse(text: &str) -> Result<Reference> {
 }
 
 /// Tells of an image, by its id; `name` is what it was called, or its id again as in Docker.
-fn event(core: &Core, action: &str, id: &Digest, name: Option<String>) {
+pub(super) fn event(core: &Core, action: &str, id: &Digest, name: Option<String>) {
     let name = name.unwrap_or_else(|| id.to_string());
     let attributes = BTreeMap::from([("name".to_owned(), name)]);
     core.events
@@ -110,7 +112,8 @@ pub(crate) async fn add(
             tables.tags.insert(key_of(name), tagged);
         }
     }
-    for name in names {
+    // The digest of what was fetched or sent is no tag.
+    for name in names.iter().filter(|name| name.digest().is_none()) {
         event(core, "tag", &id, Some(name.familiar()));
     }
     if let Some(goes) = goes {

@@ -8,7 +8,7 @@ use hull_storage::image::Platform;
 use crate::api::Image;
 use crate::error::{EngineError, Result};
 
-pub(super) fn parse_platform(text: &str) -> Result<Platform> {
+pub(crate) fn parse_platform(text: &str) -> Result<Platform> {
     text.parse()
         .map_err(|error: hull_storage::Error| EngineError::Invalid(error.to_string()))
 }

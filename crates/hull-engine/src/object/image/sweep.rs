@@ -28,9 +28,11 @@ const FREE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Where to look for what nobody names.
 #[derive(Debug)]
-pub(super) enum Scope {
+pub(in crate::object) enum Scope {
     /// Everywhere.
     All,
+    /// Everywhere, after a pull that failed: its blobs are kept for the next attempt.
+    Unfinished,
     /// Among these.
     Parts(Named),
 }
@@ -47,7 +49,7 @@ impl Scope {
 /// Removes blobs and layers that neither an image nor a container names: at once, or as soon as
 /// no load, import or create is between its bytes and its record. (Waiting for the lock in line
 /// would make creates wait for loads.)
-pub(super) async fn sweep(core: &Arc<Core>, scope: Scope) -> Result<()> {
+pub(in crate::object) async fn sweep(core: &Arc<Core>, scope: Scope) -> Result<()> {
     if let Ok(alone) = core.images.sweep.clone().try_write_owned() {
         return sweep_alone(core, alone, scope).await;
     }
@@ -102,6 +104,8 @@ fn named(core: &Core) -> Option<Named> {
 }
 
 fn discard(core: &Core, scope: &Scope) -> Result<Vec<Discarded>> {
+    let old = core.storage.remove_old_partials();
+    old.map_err(storage_error("remove old downloads"))?;
     let Some(named) = named(core) else {
         return Ok(Vec::new());
     };
@@ -110,7 +114,7 @@ fn discard(core: &Core, scope: &Scope) -> Result<Vec<Discarded>> {
             parts.layers.iter().copied().collect(),
             parts.blobs.iter().copied().collect(),
         ),
-        Scope::All => {
+        Scope::All | Scope::Unfinished => {
             let layers = core.storage.layers();
             let blobs = core.storage.blobs();
             let blobs = blobs.map_err(storage_error("list the blobs"))?;
@@ -127,6 +131,11 @@ fn discard(core: &Core, scope: &Scope) -> Result<Vec<Discarded>> {
         discarded.extend(gone.map_err(storage_error("remove a layer"))?);
     }
     for blob in blobs.iter().filter(|blob| !named.blobs.contains(blob)) {
+        if let Scope::Unfinished = scope {
+            let kept = core.storage.keep_as_partial(blob);
+            kept.map_err(storage_error("keep a blob for later"))?;
+            continue;
+        }
         let gone = core.storage.discard_blob(blob);
         discarded.extend(gone.map_err(storage_error("remove a blob"))?);
     }

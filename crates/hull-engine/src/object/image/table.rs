@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_model::spec::{ContainerConfig, Healthcheck};
 use hull_model::{Digest, ErrorKind};
+use hull_storage::Blob;
 use hull_storage::image::{ImageRecord, Platform, Reference, RunConfig};
 use serde::{Deserialize, Serialize};
 
+use super::key_of;
 use crate::api::Image;
 use crate::error::{EngineError, Result};
 use crate::logs;
@@ -144,6 +146,62 @@ impl ImageTable {
         known
             .map(|known| known.record.clone())
             .ok_or_else(|| EngineError::NoSuchImage(id.to_string()))
+    }
+
+    /// Whether a layer is here, with the blob that an image says it was made of. A pair that no
+    /// image names is not believed: the blob may be of something else.
+    pub(crate) fn has_layer(
+        &self,
+        storage: &hull_storage::Store,
+        diff_id: &Digest,
+        blob: &Blob,
+    ) -> bool {
+        let named = |known: &Known| {
+            let mut layers = known.record.layers.iter();
+            layers.any(|layer| layer.diff_id == *diff_id && layer.blob == *blob)
+        };
+        self.lock().images.values().any(named)
+            && storage.has_layer(diff_id).unwrap_or(false)
+            && storage.has_blob(&blob.digest).unwrap_or(false)
+    }
+
+    /// The image that a name stands for.
+    pub(crate) fn image_of(&self, name: &Reference) -> Option<Digest> {
+        let tables = self.lock();
+        tables.tags.get(&key_of(name)).map(|tagged| tagged.image)
+    }
+
+    /// The images under the tags of a repository, or under one of them.
+    pub(crate) fn tagged(&self, name: &Reference) -> Vec<(Reference, Arc<ImageRecord>)> {
+        let tables = self.lock();
+        let fits = |known: &Reference| {
+            known.digest().is_none()
+                && known.name() == name.name()
+                && (name.tag().is_none() || known.tag() == name.tag())
+        };
+        let found = tables.tags.iter().filter_map(|(text, tagged)| {
+            let known = text.parse::<Reference>().ok().filter(fits)?;
+            Some((known, tables.images.get(&tagged.image)?.record.clone()))
+        });
+        found.collect()
+    }
+
+    /// A repository of a registry, other than `path`, that is known to have a blob.
+    pub(crate) fn repository_with(
+        &self,
+        domain: &str,
+        path: &str,
+        blob: &Digest,
+    ) -> Option<String> {
+        let tables = self.lock();
+        tables.tags.iter().find_map(|(text, tagged)| {
+            let known = text.parse::<Reference>().ok()?;
+            let fits = known.digest().is_some() && known.domain() == domain && known.path() != path;
+            let record = &tables.images.get(&tagged.image).filter(|_| fits)?.record;
+            let mut layers = record.layers.iter();
+            let has = layers.any(|layer| layer.blob.digest == *blob);
+            has.then(|| known.path().to_owned())
+        })
     }
 
     pub(crate) fn view(&self, text: &str) -> Result<Image> {
