@@ -162,7 +162,11 @@ fn sentence(error: &EngineError) -> String {
             "image with reference {image} was found but does not provide the specified platform \
              ({platform})"
         ),
-        EngineError::ImageConflict(_)
+        EngineError::NoSuchNetwork(_)
+        | EngineError::NotConnected { .. }
+        | EngineError::NoSuchPlugin(_)
+        | EngineError::Denied(_)
+        | EngineError::ImageConflict(_)
         | EngineError::Invalid(_)
         | EngineError::Unsupported(_)
         | EngineError::Registry { .. }

@@ -1,14 +1,15 @@
 //! Requests and answers of the engine's public interface: plain values, no behaviour.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use hull_model::port::PublishedPort;
 use hull_model::spec::{ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding};
 use hull_model::state::{Exit, State};
-use hull_model::{Digest, SandboxId};
+use hull_model::{Digest, NetworkId, SandboxId};
+pub use hull_net::Subnet;
 
 /// Whether a request changed anything; edges answer 304 to `AlreadySo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +67,8 @@ pub struct Container {
     pub error_code: i32,
     /// How often the restart policy started it since the last start by hand.
     pub restart_count: u32,
-    /// Its addresses while it runs.
-    pub endpoint: Option<Endpoint>,
+    /// Its networks while it runs, by number.
+    pub endpoints: Vec<Endpoint>,
     /// Its published ports while it runs.
     pub ports: Vec<PublishedPort>,
     /// Mounts with their sources resolved.
@@ -95,14 +96,53 @@ pub struct Endpoint {
     pub network_id: String,
     /// 64 hex digits.
     pub endpoint_id: String,
-    /// Address.
-    pub address: Ipv4Addr,
+    /// Which of the container's: its link inside is `eth<number>`.
+    #[serde(default)]
+    pub number: u8,
+    /// Address; none on a network without IPv4.
+    pub address: Option<Ipv4Addr>,
     /// Bits of the network part.
     pub prefix: u8,
-    /// Gateway.
+    /// Gateway; none where nothing leads out.
     pub gateway: Option<Ipv4Addr>,
+    /// Address; none on a network without IPv6.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
+    /// Bits of the network part.
+    #[serde(default)]
+    pub prefix6: u8,
+    /// Gateway; none where nothing leads out.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
     /// Hardware address, `02:42:ac:11:00:02`.
     pub mac: String,
+    /// Which of several networks has the way out: the highest.
+    #[serde(default)]
+    pub gateway_priority: i64,
+}
+
+impl Endpoint {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v4 = self.address.map(IpAddr::V4);
+        v4.into_iter().chain(self.address6.map(IpAddr::V6))
+    }
+}
+
+impl Container {
+    /// Its names on one network, most official first.
+    pub fn dns_names(&self, asked: &EndpointSpec) -> Vec<String> {
+        let spec = &self.spec;
+        let mut names = vec![spec.name.clone()];
+        names.extend(asked.aliases.iter().cloned());
+        names.push(self.id.short());
+        if !spec.config.hostname.is_empty() {
+            names.push(spec.config.hostname.clone());
+        }
+        let mut seen = BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
 }
 
 /// A mount with its source resolved, as `inspect` shows it.
@@ -395,25 +435,145 @@ pub struct Facts {
     pub layer_backing: String,
 }
 
-/// A network as people see it.
+/// How a network connects its endpoints.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkDriver {
+    /// A bridge of this host.
+    #[default]
+    Bridge,
+    /// The host's own links.
+    Host,
+    /// None at all.
+    Null,
+    /// Links on top of one of the host's.
+    Macvlan,
+}
+
+impl NetworkDriver {
+    /// Docker's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Host => "host",
+            Self::Null => "null",
+            Self::Macvlan => "macvlan",
+        }
+    }
+}
+
+/// Addresses of a network in one family.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct NetworkPool {
+    /// All of them.
+    pub subnet: Subnet,
+    /// The one that leads out.
+    pub gateway: IpAddr,
+    /// Where addresses come from that nobody chose; none: anywhere.
+    #[serde(default)]
+    pub range: Option<Subnet>,
+    /// Addresses that are somebody else's, by name.
+    #[serde(default)]
+    pub auxiliary: BTreeMap<String, IpAddr>,
+    /// Whether the subnet was asked for, and so fixed addresses in it make sense.
+    #[serde(default)]
+    pub chosen: bool,
+}
+
+/// What a network was asked to be, with all that was left open decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct NetworkSpec {
+    /// Unique among networks.
+    pub name: String,
+    /// How endpoints are connected.
+    pub driver: NetworkDriver,
+    /// Whether nothing leads in or out.
+    pub internal: bool,
+    /// Only carried.
+    pub attachable: bool,
+    /// Whether endpoints get IPv4 addresses.
+    pub ipv4: bool,
+    /// Whether endpoints get IPv6 addresses.
+    pub ipv6: bool,
+    /// Address pools, at most one per family for bridges.
+    pub pools: Vec<NetworkPool>,
+    /// Options of address management; only carried.
+    pub ipam_options: BTreeMap<String, String>,
+    /// Options of the driver, as given.
+    pub options: BTreeMap<String, String>,
+    /// Free text by key.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A network to create; texts as the client wrote them.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkRequest {
+    /// Its name.
+    pub name: String,
+    /// Docker's word; empty: `bridge`.
+    pub driver: String,
+    /// Whether nothing leads in or out.
+    pub internal: bool,
+    /// Only carried.
+    pub attachable: bool,
+    /// Whether endpoints get IPv4 addresses.
+    pub ipv4: bool,
+    /// Whether endpoints get IPv6 addresses.
+    pub ipv6: bool,
+    /// Address management; empty: `default`.
+    pub ipam_driver: String,
+    /// Its options.
+    pub ipam_options: BTreeMap<String, String>,
+    /// Subnets.
+    pub pools: Vec<PoolRequest>,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
+    /// Free text by key.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One subnet of a network to create; empty texts: we choose.
+#[derive(Debug, Clone, Default)]
+pub struct PoolRequest {
+    /// `10.1.0.0/24`.
+    pub subnet: String,
+    /// `10.1.0.1`.
+    pub gateway: String,
+    /// `10.1.0.128/25`.
+    pub range: String,
+    /// Addresses by name.
+    pub auxiliary: BTreeMap<String, String>,
+}
+
+/// A network as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
-    /// `bridge`, `host`, `none`.
-    pub name: String,
-    /// 64 hex digits, the same after a restart.
-    pub id: String,
-    /// Docker's word for the driver: `bridge`, `host`, `null`.
-    pub driver: &'static str,
+    /// The same after a restart.
+    pub id: NetworkId,
+    /// What it was asked to be.
+    pub spec: Arc<NetworkSpec>,
     /// Nanoseconds since the epoch.
     pub created_ns: i64,
-    /// Network address and prefix.
-    pub subnet: Option<(Ipv4Addr, u8)>,
-    /// The bridge's own address.
-    pub gateway: Option<Ipv4Addr>,
-    /// Name of the bridge link; empty for others.
+    /// `bridge`, `host` and `none` are there without being made.
+    pub predefined: bool,
+    /// Name of the bridge link, or of the parent; empty for others.
     pub link: String,
-    /// Bytes; 0 where it has no meaning.
-    pub mtu: u32,
+}
+
+/// A container's place on a network, with all the names by which others find it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The container.
+    pub container: SandboxId,
+    /// Its name.
+    pub name: String,
+    /// Its place.
+    pub endpoint: Endpoint,
+    /// Name, short id, aliases and host name, without repetition.
+    pub names: Vec<String>,
+    /// Names that only this container has for others: alias, and the container that it means.
+    pub links: Vec<(String, String)>,
 }
 
 /// What happened while bytes came in, for progress streams.

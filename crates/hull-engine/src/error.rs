@@ -17,6 +17,23 @@ pub enum EngineError {
     /// No image has this name or id.
     #[error("no such image: {0}")]
     NoSuchImage(String),
+    /// No network has this name or id.
+    #[error("network {0} not found")]
+    NoSuchNetwork(String),
+    /// The container is not on this network.
+    #[error("container {container} is not connected to network {network}")]
+    NotConnected {
+        /// Which.
+        container: SandboxId,
+        /// Name of the network.
+        network: String,
+    },
+    /// No plugin has this name.
+    #[error("plugin \"{0}\" not found")]
+    NoSuchPlugin(String),
+    /// The host or another object forbids it; the sentence says which.
+    #[error("{0}")]
+    Denied(String),
     /// No exec has this id.
     #[error("no such exec instance: {0}")]
     NoSuchExec(String),
@@ -144,8 +161,13 @@ impl EngineError {
             Self::NoSuchContainer(_)
             | Self::NoSuchImage(_)
             | Self::NoSuchPlatform { .. }
-            | Self::NoSuchExec(_)
-            | Self::NoSuchFile(_) => ErrorKind::NotFound,
+            | Self::NoSuchFile(_)
+            | Self::NoSuchNetwork(_)
+            | Self::NoSuchPlugin(_)
+            | Self::NoSuchExec(_) => ErrorKind::NotFound,
+            Self::Denied(_) => ErrorKind::Denied,
+            // A defect of the request; Docker answers 500.
+            Self::NotConnected { .. } => ErrorKind::Internal,
             Self::Ambiguous(_) | Self::Invalid(_) | Self::StartFailed { .. } => {
                 ErrorKind::InvalidArgument
             }

@@ -34,6 +34,7 @@ mod verify;
 
 pub use defaults::HostDefaults;
 pub use error::{Cause, EngineError, Result};
+pub use hull_net::AddressPool;
 pub use hull_registry::{Proxies, RegistryOptions};
 pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
 
@@ -44,13 +45,14 @@ use std::sync::Arc;
 
 use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
-    Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLine, LogsRequest, Network,
-    Progress, PublishRequest, PullRequest, PushRequest, RegistryAuth, RemoteImage, RemoveOptions,
-    Transfer, WaitCondition, Waited,
+    Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLine, LogsRequest, Member,
+    Network, NetworkRequest, Progress, PublishRequest, PullRequest, PushRequest, RegistryAuth,
+    RemoteImage, RemoveOptions, Transfer, WaitCondition, Waited,
 };
 use hull_model::event::Happening;
+use hull_model::spec::EndpointSpec;
 use hull_model::state::State;
-use hull_model::{Digest, SandboxId};
+use hull_model::{Digest, NetworkId, SandboxId};
 use hull_sandbox::Target;
 use object::container::{Handle, Request};
 use tokio::sync::{broadcast, mpsc};
@@ -88,6 +90,10 @@ pub struct BridgeConfig {
     pub address: String,
     /// Bytes; 0: 1500.
     pub mtu: u32,
+    /// Containers on it do not reach each other (`--icc=false`).
+    pub no_icc: bool,
+    /// Where subnets come from that nobody chose; empty: Docker's defaults.
+    pub pools: Vec<AddressPool>,
     /// Only name what blocks our traffic in foreign chains, add nothing there.
     pub hands_off: bool,
     /// Address of port bindings that name none; none: every address.
@@ -133,9 +139,9 @@ impl Engine {
         open::facts(&self.0)
     }
 
-    /// The networks: the default bridge unless it is disabled, `host` and `none`.
-    pub fn networks(&self) -> Vec<Network> {
-        self.0.network.list()
+    /// The networks.
+    pub fn networks(&self) -> Networks<'_> {
+        Networks(&self.0)
     }
 
     /// Checks blobs, records and kernel objects against each other; changes nothing. Returns a
@@ -499,6 +505,98 @@ impl Containers<'_> {
                 reply,
             })
             .await
+    }
+}
+
+/// The networks.
+#[derive(Debug, Clone, Copy)]
+pub struct Networks<'a>(&'a Arc<core::Core>);
+
+impl Networks<'_> {
+    /// All networks: the predefined ones first, then by name.
+    pub fn list(&self) -> Vec<Arc<Network>> {
+        self.0.network.list()
+    }
+
+    /// Finds a network by name, id or unique id prefix.
+    ///
+    /// # Errors
+    /// `NoSuchNetwork`, `Invalid` for a prefix of several.
+    pub fn find(&self, text: &str) -> Result<Arc<Network>> {
+        self.0.network.find(text)
+    }
+
+    /// Creates a network.
+    ///
+    /// # Errors
+    /// `Invalid`, `Denied`, `WrongState` for a taken name, or what the kernel says.
+    pub async fn create(&self, request: NetworkRequest) -> Result<NetworkId> {
+        network::create(self.0, request).await
+    }
+
+    /// Removes a network.
+    ///
+    /// # Errors
+    /// `NoSuchNetwork`, `Denied` while running containers are on it.
+    pub async fn remove(&self, text: &str) -> Result<()> {
+        network::remove(self.0, text).await
+    }
+
+    /// Removes every network of users that nobody uses and that `keep` does not keep; returns
+    /// their names.
+    pub async fn prune(&self, keep: impl Fn(&Network) -> bool + Send) -> Vec<String> {
+        network::prune(self.0, keep).await
+    }
+
+    /// The running containers on a network, with the names by which others find them there.
+    pub fn members(&self, id: NetworkId) -> Vec<Member> {
+        network::members(self.0, &id.to_string())
+    }
+
+    /// Puts a container on a network: at once when it runs, else when it starts.
+    ///
+    /// # Errors
+    /// `NoSuchNetwork`, `NoSuchContainer`, `Denied`, `Invalid`.
+    pub async fn connect(&self, text: &str, container: &str, asked: EndpointSpec) -> Result<()> {
+        let network = self.find(text)?;
+        let id = self.0.containers.resolve(container)?;
+        let handle = self.0.containers.handle(id)?;
+        handle
+            .ask(|reply| Request::Connect {
+                network,
+                asked,
+                reply,
+            })
+            .await
+    }
+
+    /// Takes a container off a network; with `force` also one that is not there any more.
+    ///
+    /// # Errors
+    /// `NoSuchNetwork`, `NoSuchContainer`, `Denied`.
+    pub async fn disconnect(&self, text: &str, container: &str, force: bool) -> Result<()> {
+        let network = match self.find(text) {
+            Ok(network) => network.spec.name.clone(),
+            Err(EngineError::NoSuchNetwork(name)) if force => name,
+            Err(error) => return Err(error),
+        };
+        let id = self.0.containers.resolve(container)?;
+        let handle = self.0.containers.handle(id)?;
+        handle
+            .ask(|reply| Request::Disconnect { network, reply })
+            .await
+    }
+
+    /// What is installed in the kernel and why, for people.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn rules(&self) -> Result<String> {
+        let core = self.0.clone();
+        self.0
+            .jobs
+            .run(jobs::Pool::Kernel, move || core.network.rules())
+            .await?
     }
 }
 

@@ -1,9 +1,28 @@
-//! The default bridge, as the engine sees it: an address and link steps for each start, and the
-//! files by which a container finds names.
+//! The networks: which there are, who has which address, and the links of containers.
 //!
-//! The bridge is made when the daemon starts and stays when it ends: running containers need it.
+//! ```text
+//!   request.rs   what a client asks for -> NetworkSpec -> hull_net::Network        pure
+//!   table.rs     networks in memory, and the addresses that they gave              pure
+//!   change.rs    create, remove, prune: record first, then the kernel
+//!   attach.rs    leased endpoints -> requests for links
+//!   names.rs     hosts, resolv.conf, and who is found by which name
+//! ```
+//!
+//! Networks outlive the daemon: running containers need their bridges. A start leases addresses
+//! before its intent is written, so an address that a shim may have is always in a record.
 
-use std::collections::HashSet;
+mod attach;
+mod change;
+mod names;
+mod request;
+mod table;
+
+pub(crate) use attach::{has_networks, main_network, with_way_out};
+pub(crate) use change::{create, prune, publish, remove};
+pub(crate) use names::{change_hosts, members};
+pub(crate) use table::DEFAULT_NETWORK;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
 use std::net::IpAddr;
@@ -11,54 +30,42 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hull_model::SandboxId;
-use hull_model::spec::{ContainerSpec, NetworkMode};
-use hull_net::files::{self, Hosts, ResolverOverrides};
-use hull_net::{Firewall, Ipam, Networks, Output, Pool, Report, Settings, Subnet};
-use hull_sandbox::LinkSteps;
+use hull_model::spec::{EndpointSpec, NetworkMode};
+use hull_model::{NetworkId, SandboxId};
+use hull_net::{AddressPool, Firewall, Networks, Output, Report, Settings, Subnet};
 
 use crate::BridgeConfig;
-use crate::api::{self, Container, Endpoint};
+use crate::api::{self, Container, Endpoint, NetworkDriver, NetworkPool, NetworkSpec};
 use crate::clock::now_ns;
 use crate::error::{EngineError, Result};
+use crate::store::Contents;
+use table::{Entry, Table};
 
-/// Largest packet where nobody says otherwise, and the uplink takes it.
-const MTU_DEFAULT: u32 = 1500;
 /// How long a firewall's own program may take.
 const PROGRAM_WAIT: Duration = Duration::from_secs(10);
-/// How long links of containers that just ended may hold the bridge.
+/// How long links of containers that just ended may hold a bridge.
 const REMOVE_WAIT: Duration = Duration::from_secs(5);
 /// Pause between two looks whether they are gone.
 const REMOVE_PAUSE: Duration = Duration::from_millis(20);
+/// Where ports are published that name no address.
+const OPTION_HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 /// Pause after the host's networks could not be followed.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
-/// Name of the default network, as clients know it.
-const DEFAULT_NETWORK: &str = "bridge";
 
-/// What a start gets from the network.
-#[derive(Debug, Default)]
-pub(crate) struct Attachment {
-    pub(crate) endpoint: Option<Endpoint>,
-    pub(crate) steps: Option<LinkSteps>,
-}
-
-#[derive(Debug)]
-struct Bridge {
-    network: hull_net::Network,
-    pool: Pool,
-    id: String,
-    ipam: Mutex<Ipam>,
-}
-
-/// The engine's network.
+/// The engine's networks.
 #[derive(Debug)]
 pub(crate) struct Network {
     networks: Arc<Networks>,
-    tag: String,
-    /// When this daemon made or found them.
-    created_ns: i64,
-    /// None with `--bridge none`.
-    bridge: Option<Bridge>,
+    /// Its lock is held for look-ups only, never over a wait.
+    table: Mutex<Table>,
+    /// Creations and removals, one after the other.
+    changes: tokio::sync::Mutex<()>,
+    /// Where subnets come from that nobody chose.
+    pools: Vec<AddressPool>,
+    /// Begin of IPv6 subnets that nobody chose, of this engine alone.
+    ula: Subnet,
+    /// Whether there is no default bridge (`--bridge none`).
+    no_bridge: bool,
     warnings: Vec<String>,
 }
 
@@ -68,10 +75,14 @@ fn failed(step: &str) -> impl FnOnce(hull_net::Error) -> EngineError {
 }
 
 impl Network {
-    /// Makes the bridge and our table, or finds them as they are.
-    pub(crate) fn open(config: &BridgeConfig, run_root: &Path, tag: &str) -> Result<Self> {
-        let tag = tag.to_owned();
-        let created_ns = now_ns();
+    /// Makes the bridges and our table, or finds them as they are.
+    pub(crate) fn open(
+        config: &BridgeConfig,
+        run_root: &Path,
+        tag: &str,
+        engine_id: &str,
+        contents: &Contents,
+    ) -> Result<Self> {
         let firewall = if config.hands_off {
             Firewall::HandsOff
         } else {
@@ -79,7 +90,7 @@ impl Network {
         };
         let settings = Settings {
             run: run_root.to_owned(),
-            tag: tag.clone(),
+            tag: tag.to_owned(),
             firewall,
             reach: if config.host_firewall {
                 hull_net::Reach::Inside
@@ -88,201 +99,165 @@ impl Network {
             },
         };
         let networks = Arc::new(Networks::open(settings, Box::new(run_program)));
-        if config.disabled {
-            networks
-                .ensure(&[])
-                .map_err(failed("take our bridges down"))?;
-            return Ok(Self {
-                networks,
-                tag,
-                created_ns,
-                bridge: None,
-                warnings: Vec::new(),
-            });
+        let mut table = change::read(contents);
+        let pools = match config.pools.as_slice() {
+            [] => AddressPool::defaults(),
+            pools => pools.to_vec(),
+        };
+        let mut wanted = Vec::new();
+        if !config.disabled {
+            let subnets = table.subnets();
+            let bridge = default_bridge(config, tag, &networks, &pools, &subnets)?;
+            wanted.push(request::plan(bridge.id, &bridge.spec)?);
+            table.0.insert(bridge.id, Entry::new(bridge));
         }
-        let bridge = plan_bridge(config, &tag, &networks)?;
-        let report = networks
-            .ensure(std::slice::from_ref(&bridge.network))
-            .map_err(failed("set up the default bridge"))?;
+        for (name, driver) in [("host", NetworkDriver::Host), ("none", NetworkDriver::Null)] {
+            let network = predefined(tag, name, driver);
+            table.0.insert(network.id, Entry::new(network));
+        }
+        let of_users = table.0.values().filter(|entry| !entry.network.predefined);
+        for entry in of_users {
+            match request::plan(entry.network.id, &entry.network.spec) {
+                Ok(network) => wanted.push(network),
+                Err(error) => {
+                    let name = &entry.network.spec.name;
+                    tracing::error!(network = name, error = %error.chain(), "it is left out");
+                }
+            }
+        }
+        let report = ensure(&networks, &wanted, usize::from(!config.disabled))?;
         let warnings = warnings(&report, config.hands_off);
         for warning in &warnings {
-            tracing::warn!(warning, "default bridge");
+            tracing::warn!(warning, "networks");
         }
         keep_settled(networks.clone())?;
         Ok(Self {
             networks,
-            tag,
-            created_ns,
-            bridge: Some(bridge),
+            table: Mutex::new(table),
+            changes: tokio::sync::Mutex::new(()),
+            pools,
+            ula: unique_local(engine_id),
+            no_bridge: config.disabled,
             warnings,
         })
     }
 
-    /// An address and link steps for one start.
-    pub(crate) fn attach(&self, id: SandboxId, spec: &ContainerSpec) -> Result<Attachment> {
-        match &spec.host.network {
-            NetworkMode::Host | NetworkMode::Container(_) => Ok(Attachment::default()),
-            NetworkMode::None => Ok(Attachment {
-                endpoint: None,
-                steps: Some(loopback()),
-            }),
-            NetworkMode::Default | NetworkMode::Named(_) => {
-                let Some(bridge) = &self.bridge else {
-                    return Ok(Attachment {
-                        endpoint: None,
-                        steps: Some(loopback()),
-                    });
-                };
-                self.attach_to(bridge, id, spec)
-            }
-        }
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attach_to(
+    /// All networks, the predefined ones first, then by name.
+    pub(crate) fn list(&self) -> Vec<Arc<api::Network>> {
+        let table = self.table();
+        let there = table.0.values().filter(|entry| !entry.leaving);
+        let mut all: Vec<_> = there.map(|entry| entry.network.clone()).collect();
+        drop(table);
+        all.sort_by_key(|network| (!network.predefined, network.spec.name.clone()));
+        all
+    }
+
+    /// Finds a network by name, id or unique id prefix.
+    pub(crate) fn find(&self, text: &str) -> Result<Arc<api::Network>> {
+        self.table().find(text).map(|entry| entry.network.clone())
+    }
+
+    /// The name of the network that a text means; of none: the text.
+    pub(crate) fn name_of(&self, text: &str) -> String {
+        self.find(text)
+            .map_or_else(|_| text.to_owned(), |network| network.spec.name.clone())
+    }
+
+    /// Whether the mode means a default bridge that is switched off.
+    fn has_no_bridge(&self, mode: &NetworkMode) -> bool {
+        self.no_bridge && *mode == NetworkMode::Default
+    }
+
+    fn is_macvlan(&self, endpoint: &Endpoint) -> bool {
+        let found = self.find(&endpoint.network_id);
+        found.is_ok_and(|network| network.spec.driver == NetworkDriver::Macvlan)
+    }
+
+    /// Takes addresses on a network for a container.
+    pub(crate) fn lease(
         &self,
-        bridge: &Bridge,
         id: SandboxId,
-        spec: &ContainerSpec,
-    ) -> Result<Attachment> {
-        let asked = spec
-            .endpoints
-            .values()
-            .next()
-            .map(|endpoint| endpoint.mac_address.as_str());
-        let mac = asked
-            .filter(|mac| !mac.is_empty())
-            .map(str::parse)
-            .transpose()
-            .map_err(|error: hull_net::InvalidNetwork| EngineError::Invalid(error.to_string()))?;
-        let address = bridge
-            .ipam()
-            .allocate()
-            .map_err(failed("find an address"))?;
-        let mut wanted = hull_net::Endpoint::only(id, vec![address]);
-        wanted.mac = mac;
-        let steps = match self.networks.attach(&bridge.network.name, &wanted) {
-            Ok(steps) => steps,
-            Err(error) => {
-                bridge.ipam().release(address);
-                return Err(failed("plan the container's link")(error));
+        network: &str,
+        asked: &EndpointSpec,
+        number: u8,
+    ) -> Result<Endpoint> {
+        self.table().find_mut(network)?.lease(id, asked, number)
+    }
+
+    /// Takes addresses on all networks that a container wants, or on none.
+    pub(crate) fn lease_all(
+        &self,
+        id: SandboxId,
+        wanted: &[(String, EndpointSpec)],
+    ) -> Result<Vec<Endpoint>> {
+        let mut endpoints = Vec::with_capacity(wanted.len());
+        for (number, (network, asked)) in (0..).zip(wanted) {
+            match self.lease(id, network, asked, number) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(error) => {
+                    endpoints
+                        .iter()
+                        .for_each(|endpoint| self.release(id, endpoint));
+                    return Err(error);
+                }
             }
-        };
-        let (IpAddr::V4(address), IpAddr::V4(gateway)) = (address, bridge.pool.gateway) else {
-            return Err(EngineError::Unsupported(
-                "the default bridge has no IPv4".to_owned(),
-            ));
-        };
-        let endpoint = Endpoint {
-            network: DEFAULT_NETWORK.to_owned(),
-            network_id: bridge.id.clone(),
-            endpoint_id: digest_of(&format!("{id}/{}", bridge.id)),
-            address,
-            prefix: bridge.pool.subnet.prefix_length(),
-            gateway: Some(gateway),
-            mac: wanted.mac().to_string(),
-        };
-        Ok(Attachment {
-            endpoint: Some(endpoint),
-            steps: Some(convert(steps)),
-        })
+        }
+        Ok(endpoints)
     }
 
-    /// Removes the link of a life that is over: the kernel takes it away by and by, and another
-    /// start of the same container must not find it.
-    pub(crate) fn detach(&self, id: SandboxId) -> Result<()> {
-        self.networks
-            .detach(&id, 0)
-            .map_err(failed("remove the link of the former life"))
-    }
-
-    /// Gives an address back.
-    pub(crate) fn release(&self, endpoint: &Endpoint) {
-        if let Some(bridge) = &self.bridge {
-            bridge.ipam().release(IpAddr::V4(endpoint.address));
+    /// Gives addresses back.
+    pub(crate) fn release(&self, id: SandboxId, endpoint: &Endpoint) {
+        if let Some(entry) = self.table().entry(&endpoint.network_id) {
+            entry.release(id, endpoint);
         }
     }
 
-    /// Takes the address of a container that a former daemon started.
-    pub(crate) fn reserve(&self, endpoint: &Endpoint) {
-        if let Some(bridge) = &self.bridge
-            && let Err(error) = bridge.ipam().reserve(IpAddr::V4(endpoint.address))
-        {
-            // Of another boot and another subnet: the next start gives a new one.
-            tracing::debug!(%error, "a recorded address is not one of the bridge's");
+    /// Takes the addresses of a container that a former daemon started.
+    pub(crate) fn reserve(&self, id: SandboxId, endpoint: &Endpoint) {
+        match self.table().entry(&endpoint.network_id) {
+            Some(entry) => entry.reserve(id, endpoint),
+            None => tracing::warn!(
+                container = %id.short(), network = endpoint.network,
+                "an endpoint is recorded on a network that is not there"
+            ),
         }
     }
 
-    /// Removes links of sandboxes that nobody knows.
-    pub(crate) fn remove_unknown(&self, known: &HashSet<String>) {
-        match self.networks.leftovers(known) {
+    /// Brings links on the host to what is recorded (link, network): others are removed, and those
+    /// whose bridge was taken away meanwhile become ports again.
+    pub(crate) fn settle_links(&self, recorded: &HashMap<String, String>) {
+        for link in self.networks.endpoints().unwrap_or_default() {
+            let network = recorded.get(&link.link);
+            let bridge = network.and_then(|network| self.find(network).ok());
+            let Some(bridge) = bridge.filter(|n| link.bridge.as_ref() != Some(&n.link)) else {
+                continue;
+            };
+            tracing::warn!(
+                link = link.link,
+                bridge = bridge.link,
+                "a link lost its bridge"
+            );
+            if let Err(error) = self.networks.make_port(&link.link, &bridge.link) {
+                tracing::warn!(link = link.link, %error, "it is left without one");
+            }
+        }
+        let known = recorded.keys().cloned().collect();
+        match self.networks.leftovers(&known) {
             Ok(removed) if removed.is_empty() => {}
             Ok(removed) => tracing::info!(?removed, "links without a container were removed"),
             Err(error) => tracing::warn!(%error, "links without a container"),
         }
     }
 
-    /// `/etc/hosts` of a container.
-    pub(crate) fn hosts_file(
-        &self,
-        spec: &ContainerSpec,
-        hostname: &str,
-        endpoint: Option<&Endpoint>,
-    ) -> io::Result<String> {
-        if spec.host.network == NetworkMode::Host {
-            let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-            for (name, address) in self.extra_hosts(spec) {
-                text.push_str(&format!("{address}\t{name}\n"));
-            }
-            return Ok(text);
-        }
-        let addresses: Vec<IpAddr> = endpoint
-            .iter()
-            .map(|endpoint| IpAddr::V4(endpoint.address))
-            .collect();
-        Ok(files::hosts(&Hosts {
-            hostname,
-            domain: &spec.config.domainname,
-            addresses: &addresses,
-            extra: &self.extra_hosts(spec),
-        }))
-    }
-
-    /// `--add-host` by name; `host-gateway` is the bridge's own address.
-    fn extra_hosts(&self, spec: &ContainerSpec) -> Vec<(String, IpAddr)> {
-        let gateway = self.bridge.as_ref().map(|bridge| bridge.pool.gateway);
-        let parse = |entry: &String| {
-            let (name, address) = entry.split_once(':')?;
-            let address = match address {
-                "host-gateway" => gateway?,
-                text => text.trim_matches(['[', ']']).parse().ok()?,
-            };
-            Some((name.to_owned(), address))
-        };
-        spec.host.extra_hosts.iter().filter_map(parse).collect()
-    }
-
-    /// `/etc/resolv.conf` of a container.
-    pub(crate) fn resolv_conf(&self, spec: &ContainerSpec) -> String {
-        let mut host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let path = files::resolvers_path(&host);
-        if let Ok(real) = std::fs::read_to_string(path) {
-            host = real;
-        }
-        let servers: Vec<IpAddr> = spec
-            .host
-            .dns
-            .iter()
-            .filter_map(|server| server.parse().ok())
-            .collect();
-        let overrides = ResolverOverrides {
-            servers: &servers,
-            search: &spec.host.dns_search,
-            options: &spec.host.dns_options,
-        };
-        match spec.host.network {
-            NetworkMode::Host => files::resolv_conf_of_host(&host, &overrides),
-            _ => files::resolv_conf(&host, &overrides),
-        }
+    /// The address of ports that name none, where the network of an endpoint has its own.
+    pub(crate) fn host_binding(&self, endpoint: &Endpoint) -> Option<IpAddr> {
+        let network = self.find(&endpoint.network_id).ok()?;
+        let of_users = Some(&network).filter(|network| !network.predefined)?;
+        of_users.spec.options.get(OPTION_HOST_BINDING)?.parse().ok()
     }
 
     /// The kernel's side of it.
@@ -294,37 +269,9 @@ impl Network {
         self.warnings.clone()
     }
 
-    /// The networks as people see them: the default bridge unless it is disabled, `host`, `none`.
-    pub(crate) fn list(&self) -> Vec<api::Network> {
-        let plain = |name: &str, driver| api::Network {
-            name: name.to_owned(),
-            id: digest_of(&format!("{}/{name}", self.tag)),
-            driver,
-            created_ns: self.created_ns,
-            subnet: None,
-            gateway: None,
-            link: String::new(),
-            mtu: 0,
-        };
-        let bridge = self.bridge.as_ref().map(|bridge| {
-            let v4 = |address| match address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            };
-            let subnet = bridge.pool.subnet;
-            api::Network {
-                id: bridge.id.clone(),
-                subnet: v4(subnet.address()).map(|first| (first, subnet.prefix_length())),
-                gateway: v4(bridge.pool.gateway),
-                link: bridge.network.bridge.clone(),
-                mtu: bridge.network.mtu,
-                ..plain(DEFAULT_NETWORK, "bridge")
-            }
-        });
-        bridge
-            .into_iter()
-            .chain([plain("host", "host"), plain("none", "null")])
-            .collect()
+    /// What is installed in the kernel and why, for people.
+    pub(crate) fn rules(&self) -> Result<String> {
+        self.networks.rules().map_err(failed("read our rules"))
     }
 
     /// Takes bridge, table and accept rules away. Blocks: links of containers that just ended go
@@ -349,22 +296,78 @@ impl Network {
         }
     }
 
-    /// Differences between what is wanted and what is, as sentences.
+    /// Differences between what is wanted and what is, as sentences. Blocks.
     pub(crate) fn differences(&self, containers: &[Arc<Container>]) -> Vec<String> {
         let mut problems = self
             .networks
             .verify()
             .unwrap_or_else(|error| vec![format!("networks: {error}")]);
-        let known: HashSet<String> = containers
-            .iter()
-            .filter(|container| container.state.is_live())
-            .map(|container| container.id.short())
-            .collect();
-        for link in self.networks.endpoints().unwrap_or_default() {
-            if !known.contains(&link.sandbox) {
+        let live = containers.iter().filter(|c| c.state.is_live());
+        let mut wanted: BTreeMap<String, (String, &Endpoint)> = BTreeMap::new();
+        for container in live {
+            for endpoint in &container.endpoints {
+                if !self.is_macvlan(endpoint) {
+                    let link = hull_net::host_link(&container.id, endpoint.number);
+                    wanted.insert(link, (container.spec.name.clone(), endpoint));
+                }
+            }
+        }
+        let found = self.networks.endpoints().unwrap_or_default();
+        for link in &found {
+            let Some((name, endpoint)) = wanted.remove(&link.link) else {
                 problems.push(format!(
                     "link {} belongs to no running container",
                     link.link
+                ));
+                continue;
+            };
+            let bridge = self.find(&endpoint.network_id).map(|n| n.link.clone()).ok();
+            if link.bridge != bridge {
+                problems.push(format!(
+                    "link {} of container {name} is a port of {:?} instead of {bridge:?}",
+                    link.link, link.bridge
+                ));
+            }
+        }
+        for (link, (name, endpoint)) in wanted {
+            problems.push(format!(
+                "container {name} has no link {link} on network {}",
+                endpoint.network
+            ));
+        }
+        problems.extend(self.lease_differences(containers));
+        problems
+    }
+
+    /// Addresses that were given against those that running containers have.
+    fn lease_differences(&self, containers: &[Arc<Container>]) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
+        for container in containers {
+            for address in container.endpoints.iter().flat_map(Endpoint::addresses) {
+                if let Some(other) = owners.insert(address, &container.spec.name) {
+                    let name = &container.spec.name;
+                    problems.push(format!(
+                        "address {address} is that of {other} and of {name}"
+                    ));
+                }
+            }
+        }
+        let members = |network: &str| -> HashSet<SandboxId> {
+            let on = |c: &&Arc<Container>| c.endpoints.iter().any(|e| e.network_id == network);
+            containers.iter().filter(on).map(|c| c.id).collect()
+        };
+        for entry in self.table().0.values() {
+            let network = &entry.network;
+            for id in entry
+                .members
+                .iter()
+                .filter(|id| !members(&network.id.to_string()).contains(id))
+            {
+                problems.push(format!(
+                    "network {} holds addresses for {}, which is not on it",
+                    network.spec.name,
+                    id.short()
                 ));
             }
         }
@@ -372,10 +375,128 @@ impl Network {
     }
 }
 
-impl Bridge {
-    fn ipam(&self) -> MutexGuard<'_, Ipam> {
-        self.ipam.lock().unwrap_or_else(PoisonError::into_inner)
+/// Makes the kernel have these networks. One that cannot be made any more does not keep the others
+/// and the daemon from it, but for the first `needed` ones.
+fn ensure(networks: &Networks, wanted: &[hull_net::Network], needed: usize) -> Result<Report> {
+    let first = match networks.ensure(wanted) {
+        Ok(report) => return Ok(report),
+        Err(error) if wanted.len() <= needed => {
+            return Err(failed("set up the default bridge")(error));
+        }
+        Err(error) => error,
+    };
+    tracing::error!(error = %failed("set up the networks")(first).chain(), "now one by one");
+    let mut good = Vec::new();
+    let mut last = Report::default();
+    for (at, network) in wanted.iter().enumerate() {
+        good.push(network.clone());
+        match networks.ensure(&good) {
+            Ok(report) => last = report,
+            Err(error) if at < needed => return Err(failed("set up the default bridge")(error)),
+            Err(error) => {
+                let error = failed("set it up")(error);
+                tracing::error!(network = network.name, error = %error.chain(), "it is left out");
+                good.pop();
+            }
+        }
     }
+    Ok(last)
+}
+
+fn predefined(tag: &str, name: &str, driver: NetworkDriver) -> api::Network {
+    api::Network {
+        id: id_of(&format!("{tag}/{name}")),
+        spec: Arc::new(NetworkSpec {
+            name: name.to_owned(),
+            driver,
+            ipv4: true,
+            ..NetworkSpec::default()
+        }),
+        created_ns: now_ns(),
+        predefined: true,
+        link: String::new(),
+    }
+}
+
+fn default_bridge(
+    config: &BridgeConfig,
+    tag: &str,
+    networks: &Networks,
+    pools: &[AddressPool],
+    taken: &[Subnet],
+) -> Result<api::Network> {
+    let link = match (config.name.as_str(), tag) {
+        ("", "hull") => "hull0".to_owned(),
+        ("", tag) => format!("hl{}", tag.trim_start_matches("hull-")),
+        (name, _) => name.to_owned(),
+    };
+    let (subnet, gateway) = if config.address.is_empty() {
+        let subnet = networks
+            .choose_subnet(&link, pools, taken)
+            .map_err(failed("choose a subnet"))?;
+        (subnet, subnet.at(1))
+    } else {
+        gateway_of(&config.address)?
+    };
+    let mtu = if config.mtu == 0 {
+        request::MTU_DEFAULT
+    } else {
+        config.mtu
+    };
+    let option = |key: &str, value: &str| (format!("com.docker.network.{key}"), value.to_owned());
+    let options = BTreeMap::from([
+        option("bridge.default_bridge", "true"),
+        option(
+            "bridge.enable_icc",
+            if config.no_icc { "false" } else { "true" },
+        ),
+        option("bridge.enable_ip_masquerade", "true"),
+        option("bridge.host_binding_ipv4", "0.0.0.0"),
+        option("bridge.name", &link),
+        option("driver.mtu", &mtu.to_string()),
+    ]);
+    Ok(api::Network {
+        id: id_of(&format!("{tag}/{link}")),
+        spec: Arc::new(NetworkSpec {
+            name: DEFAULT_NETWORK.to_owned(),
+            ipv4: true,
+            pools: vec![NetworkPool {
+                subnet,
+                gateway,
+                range: None,
+                auxiliary: BTreeMap::new(),
+                chosen: false,
+            }],
+            options,
+            ..NetworkSpec::default()
+        }),
+        created_ns: now_ns(),
+        predefined: true,
+        link,
+    })
+}
+
+/// Reads `172.17.0.1/16`: the gateway with the length of the prefix.
+fn gateway_of(text: &str) -> Result<(Subnet, IpAddr)> {
+    let parsed = text.split_once('/').and_then(|(address, length)| {
+        Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
+    });
+    let Some((gateway, length)) = parsed else {
+        return Err(EngineError::Invalid(format!(
+            "{text:?} is not an address with a prefix, such as 172.17.0.1/16"
+        )));
+    };
+    Ok((Subnet::containing(gateway, length), gateway))
+}
+
+/// `fd00::/8` with forty bits that are this engine's own.
+fn unique_local(engine_id: &str) -> Subnet {
+    let digest = hull_storage::Hasher::digest(engine_id.as_bytes());
+    let own = digest.as_bytes();
+    let mut octets = [0; 16];
+    octets[0] = 0xfd;
+    octets[1..6].copy_from_slice(&own[..5]);
+    Subnet::containing(IpAddr::from(octets), 48)
 }
 
 /// Repairs what others change under us: a flushed rule set, a firewall that begins to drop, an
@@ -405,56 +526,6 @@ fn keep_settled(networks: Arc<Networks>) -> Result<()> {
         .map_err(|e| EngineError::io("start the thread that watches the host's networks", e))
 }
 
-fn plan_bridge(config: &BridgeConfig, tag: &str, networks: &Networks) -> Result<Bridge> {
-    let link = match (config.name.as_str(), tag) {
-        ("", "hull") => "hull0".to_owned(),
-        ("", tag) => format!("hl{}", tag.trim_start_matches("hull-")),
-        (name, _) => name.to_owned(),
-    };
-    let pool = if config.address.is_empty() {
-        let subnet = networks
-            .choose_subnet(&link, &[])
-            .map_err(failed("choose a subnet"))?;
-        Pool::of(subnet)
-    } else {
-        pool_of(&config.address)?
-    };
-    let mtu = if config.mtu == 0 {
-        MTU_DEFAULT
-    } else {
-        config.mtu
-    };
-    let mut network = hull_net::Network::default_bridge(pool.subnet, mtu);
-    network.pools = vec![pool];
-    network.bridge.clone_from(&link);
-    network
-        .validate()
-        .map_err(|error| EngineError::Invalid(error.to_string()))?;
-    let ipam = Mutex::new(Ipam::new(&pool));
-    Ok(Bridge {
-        id: digest_of(&format!("{tag}/{link}")),
-        network,
-        pool,
-        ipam,
-    })
-}
-
-/// Reads `172.17.0.1/16`: the gateway with the length of the prefix.
-fn pool_of(text: &str) -> Result<Pool> {
-    let parsed = text.split_once('/').and_then(|(address, length)| {
-        Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
-    });
-    let Some((gateway, length)) = parsed else {
-        return Err(EngineError::Invalid(format!(
-            "{text:?} is not an address with a prefix, such as 172.17.0.1/16"
-        )));
-    };
-    Ok(Pool {
-        subnet: Subnet::containing(gateway, length),
-        gateway,
-    })
-}
-
 fn warnings(report: &Report, hands_off: bool) -> Vec<String> {
     let blocked = |chain: &String| {
         if hands_off {
@@ -476,21 +547,14 @@ fn warnings(report: &Report, hands_off: bool) -> Vec<String> {
         .collect()
 }
 
-fn loopback() -> LinkSteps {
-    convert(hull_net::plan_loopback())
-}
-
-fn convert(steps: hull_net::LinkSteps) -> LinkSteps {
-    LinkSteps {
-        host: steps.host,
-        inside: steps.inside,
-        netns_fd_offset: steps.netns_fd_offset,
-    }
-}
-
 /// 64 hex digits that stay the same for the same text.
 fn digest_of(text: &str) -> String {
     hull_storage::Hasher::digest(text.as_bytes()).hex()
+}
+
+/// An id that stays the same for the same text.
+fn id_of(text: &str) -> NetworkId {
+    NetworkId::from_bytes(*hull_storage::Hasher::digest(text.as_bytes()).as_bytes())
 }
 
 /// Starts a firewall's own program, for hosts whose rules netlink does not reach.

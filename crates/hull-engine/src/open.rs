@@ -63,7 +63,13 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     cgroups
         .create(&config.cgroup_parent, &hull_os::cgroup::Limits::default())
         .map_err(|e| EngineError::io(format!("make the cgroup {}", config.cgroup_parent), e))?;
-    let network = Network::open(&config.bridge, &config.run_root, &tag)?;
+    let network = Network::open(
+        &config.bridge,
+        &config.run_root,
+        &tag,
+        &engine_id,
+        &contents,
+    )?;
     let images = ImageTable::recover(&storage, &contents);
     let registries = Hosts::new(config.registries.clone())
         .map_err(|error| EngineError::Invalid(error.to_string()))?;

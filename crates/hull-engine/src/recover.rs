@@ -10,7 +10,7 @@
 //! A shim that is there and does not answer is asked again and again; the container stays as it
 //! was recorded, and nothing of it is touched. What has no record at all is removed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,22 +33,27 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Makes the owners of all recorded containers and puts each into its right state.
 pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<()> {
     let mut known = HashSet::new();
+    let mut links = HashMap::new();
     let mut owners = Vec::new();
     let mut published = Vec::new();
     for (key, bytes) in &contents.containers {
         let id = SandboxId::from_bytes(*key);
         known.insert(id.short());
-        let Some(record) = read::<ContainerRecord>(bytes, id) else {
+        let Some(mut record) = read::<ContainerRecord>(bytes, id) else {
             continue;
         };
-        let life = contents
+        record.upgrade();
+        let mut life = contents
             .states
             .iter()
             .find(|(state_key, _)| state_key == key)
             .and_then(|(_, bytes)| read::<StateRecord>(bytes, id))
             .unwrap_or_else(|| StateRecord::created(&core.boot_id));
-        if let Some(endpoint) = &life.endpoint {
-            core.network.reserve(endpoint);
+        life.upgrade();
+        for endpoint in &life.endpoints {
+            core.network.reserve(id, endpoint);
+            let link = hull_net::host_link(&id, endpoint.number);
+            links.insert(link, endpoint.network_id.clone());
         }
         let name = record.spec.name.clone();
         core.ports.adopt(id, &name, &life.ports);
@@ -63,6 +68,7 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
     }
     core.ports.keep_only(&published);
     discard_unknown(core, &known);
+    core.network.settle_links(&links);
     for owner in owners {
         tokio::spawn(find_again(owner));
     }
@@ -109,7 +115,6 @@ fn discard_unknown(core: &Core, known: &HashSet<String>) {
             tracing::warn!(container = %id.short(), error = %error.chain(), "files are left");
         }
     }
-    core.network.remove_unknown(known);
 }
 
 /// Kills and removes what is in our parent cgroup and belongs to no container. The parent is ours

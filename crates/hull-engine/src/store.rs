@@ -5,6 +5,7 @@
 //!  containers  id (32 bytes)           -> JSON        {"v":1, spec, created, layers, warnings}
 //!  states      id (32 bytes)           -> JSON        {"v":1, state, started, …}: small, changes often
 //!  images      config digest (32)      -> JSON        {"v":1, manifest, layers, …}
+//!  networks    id (32 bytes)           -> JSON        {"v":1, spec, created, link}
 //!  tags        canonical reference     -> digest (32) + nanoseconds (8, little endian)
 //! ```
 //!
@@ -28,6 +29,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const CONTAINERS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("containers");
 const STATES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("states");
 const IMAGES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("images");
+const NETWORKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("networks");
 const TAGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tags");
 
 /// The schema that this program writes.
@@ -50,6 +52,7 @@ pub(crate) enum Key {
     Container([u8; 32]),
     State([u8; 32]),
     Image([u8; 32]),
+    Network([u8; 32]),
     Tag(String),
 }
 
@@ -100,6 +103,7 @@ pub(crate) struct Contents {
     pub(crate) containers: Vec<([u8; 32], Vec<u8>)>,
     pub(crate) states: Vec<([u8; 32], Vec<u8>)>,
     pub(crate) images: Vec<([u8; 32], Vec<u8>)>,
+    pub(crate) networks: Vec<([u8; 32], Vec<u8>)>,
     pub(crate) tags: Vec<(String, Vec<u8>)>,
 }
 
@@ -311,6 +315,7 @@ fn read_all(database: &Database) -> Result<Contents, redb::Error> {
         write.open_table(CONTAINERS)?;
         write.open_table(STATES)?;
         write.open_table(IMAGES)?;
+        write.open_table(NETWORKS)?;
         write.open_table(TAGS)?;
     }
     write.commit()?;
@@ -332,6 +337,7 @@ fn read_all(database: &Database) -> Result<Contents, redb::Error> {
         (CONTAINERS, &mut contents.containers),
         (STATES, &mut contents.states),
         (IMAGES, &mut contents.images),
+        (NETWORKS, &mut contents.networks),
     ] {
         for row in read.open_table(table)?.iter()? {
             let (key, value) = row?;
@@ -350,6 +356,7 @@ fn apply(database: &Database, changes: &[&Change]) -> Result<(), redb::Error> {
         let mut containers = write.open_table(CONTAINERS)?;
         let mut states = write.open_table(STATES)?;
         let mut images = write.open_table(IMAGES)?;
+        let mut networks = write.open_table(NETWORKS)?;
         let mut tags = write.open_table(TAGS)?;
         let mut meta = write.open_table(META)?;
         for change in changes {
@@ -358,6 +365,7 @@ fn apply(database: &Database, changes: &[&Change]) -> Result<(), redb::Error> {
                 Key::Container(id) => set(&mut containers, id.as_slice(), value)?,
                 Key::State(id) => set(&mut states, id.as_slice(), value)?,
                 Key::Image(id) => set(&mut images, id.as_slice(), value)?,
+                Key::Network(id) => set(&mut networks, id.as_slice(), value)?,
                 Key::Tag(name) => set(&mut tags, name.as_str(), value)?,
                 Key::Meta(name) => set(&mut meta, *name, value)?,
             }

@@ -154,7 +154,53 @@ macro_rules! serde_as_text {
         }
     )*};
 }
-serde_as_text!(SandboxId, Digest);
+serde_as_text!(SandboxId, NetworkId, Digest);
+
+/// The id of a network: 32 bytes, shown as 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkId([u8; 32]);
+
+impl NetworkId {
+    /// Takes 32 bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// First 12 hex digits: what names the network's link.
+    pub fn short(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(12);
+        text
+    }
+
+    /// The raw bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for NetworkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for NetworkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+impl FromStr for NetworkId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        parse_hex32(text).map(Self).ok_or_else(|| InvalidId {
+            text: text.to_owned(),
+            what: "an id of 64 hex digits",
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {

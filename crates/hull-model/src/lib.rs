@@ -14,4 +14,4 @@ pub mod spec;
 pub mod state;
 
 pub use error::ErrorKind;
-pub use id::{Digest, InvalidId, SandboxId};
+pub use id::{Digest, InvalidId, NetworkId, SandboxId};

@@ -23,6 +23,10 @@ pub const RESTART_BACKOFF_RESET_S: u64 = 10;
 pub const REQUEST_BODY_BYTES_MAX: usize = 4 << 20;
 /// Containers on one host: bounds the records that are read at start-up.
 pub const CONTAINERS_MAX: usize = 100_000;
+/// Networks on one host: bounds the records that are read at start-up.
+pub const NETWORKS_MAX: usize = 1000;
+/// Networks that one container may be on: the number is one digit of a link's name.
+pub const CONTAINER_NETWORKS_MAX: usize = 10;
 /// Execs that one container remembers after they ended.
 pub const EXECS_ENDED_KEPT_MAX: usize = 256;
 /// Bytes of one log file before it is rotated, where nobody said otherwise.

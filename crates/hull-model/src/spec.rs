@@ -474,4 +474,6 @@ pub struct EndpointSpec {
     pub links: Vec<String>,
     /// Options of the driver.
     pub driver_opts: BTreeMap<String, String>,
+    /// Which of several networks has the way out: the highest.
+    pub gateway_priority: i64,
 }

@@ -5,19 +5,20 @@
 //! what allows (forwarding, links), last what others must let pass.
 
 use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hull_os::netlink::sysctl::LinkSetting;
-use hull_os::netlink::{Batch, Bridge, Events, Link, LinkChange, NetlinkError, Socket};
+use hull_os::netlink::{Batch, Bridge, Events, Link, LinkChange, NetlinkError, Socket, fill_netns};
 use hull_os::nft::Nftables;
 
 use crate::Error;
 use crate::firewall::{Firewall, Foreign, Run};
 use crate::forwarding::{self, Forwarding, Opened};
-use crate::network::{Endpoint, Mac, Network, Subnet};
-use crate::plan::{self, LinkSteps, plan_endpoint};
+use crate::network::{Endpoint, Kind, Mac, Network, Subnet};
+use crate::plan::{self, LinkSteps, plan_endpoint, plan_macvlan};
 use crate::publish::{self, Published, Reach};
 
 /// How long the kernel may take for one answer. Its lock for links is one for the whole host, and
@@ -28,8 +29,14 @@ const CHANGE_QUIET_MS: u64 = 50;
 /// How often we wait for quiet before we look all the same.
 const CHANGE_WAITS_MAX: usize = 20;
 
+/// "File exists".
+const EEXIST: i32 = 17;
+
 /// In the alias of every bridge of ours, between the tag and the name of the network.
 const BRIDGE_MARK: &str = ":network:";
+
+/// Characters of a network's name in an alias, of which the kernel takes 255 bytes.
+const ALIAS_NAME_CHARS_MAX: usize = 40;
 
 /// What all networks of one daemon have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,7 +170,8 @@ impl Networks {
         let mut wanted = self.wanted();
         let network = find(&wanted, name)?;
         let links = self.links(&mut self.socket()?)?;
-        if let Some(bridge) = links.iter().find(|link| link.name == network.bridge) {
+        let bridge = links.iter().find(|link| link.name == network.bridge);
+        if let Some(bridge) = bridge.filter(|_| network.kind == Kind::Bridge) {
             let ports = ports(&links, bridge).count();
             if ports > 0 {
                 return Err(Error::InUse {
@@ -191,7 +199,7 @@ impl Networks {
                 });
             }
         }
-        let bridge = self
+        let link = self
             .socket()?
             .link(&network.bridge)
             .map_err(|cause| Error::List {
@@ -201,32 +209,73 @@ impl Networks {
             .ok_or_else(|| Error::NoNetwork {
                 network: network.name.clone(),
             })?;
-        Ok(plan_endpoint(
-            &network,
-            endpoint,
-            bridge.index,
-            &self.settings.tag,
-        ))
+        Ok(match network.kind {
+            Kind::Bridge => plan_endpoint(&network, endpoint, link.index, &self.settings.tag),
+            Kind::Macvlan(mode) => plan_macvlan(&network, endpoint, link.index, mode),
+        })
+    }
+
+    /// Makes the link of an endpoint of a sandbox that runs, whose network namespace `namespace`
+    /// is; one that is there already is left to the requests that follow inside.
+    pub fn connect(&self, steps: &LinkSteps, namespace: BorrowedFd<'_>) -> Result<(), Error> {
+        let mut host = steps.host.clone();
+        if let Some(offset) = steps.netns_fd_offset {
+            fill_netns(&mut host, offset, namespace);
+        }
+        match self.socket()?.execute(&host) {
+            Err(cause) if cause.errno() == EEXIST && cause.index == 0 => Ok(()),
+            other => other.map_err(|cause| Error::Connect { cause }),
+        }
+    }
+
+    /// Makes a link of ours a port of a bridge.
+    pub fn make_port(&self, link: &str, bridge: &str) -> Result<(), Error> {
+        let mut socket = self.socket()?;
+        let found = socket.link(bridge).map_err(|cause| Error::List {
+            what: "links",
+            cause,
+        })?;
+        let master = found.map(|found| found.index);
+        let change = LinkChange {
+            master,
+            ..LinkChange::default()
+        };
+        let mut batch = Batch::new();
+        batch.set_link(link, &change);
+        socket
+            .execute(batch.as_bytes())
+            .map_err(|cause| Error::Connect { cause })
+    }
+
+    /// A network that was ensured or added.
+    pub fn network(&self, name: &str) -> Option<Network> {
+        find(&self.wanted(), name).ok().cloned()
     }
 
     /// Removes the link of an endpoint; one that is gone is fine. The end of a sandbox's network
     /// namespace removes its links too and nobody waits; this waits for the kernel (16 ms
     /// measured), so it is for endpoints that a running sandbox gives up.
     pub fn detach(&self, sandbox: &hull_model::SandboxId, number: u8) -> Result<(), Error> {
-        let link = plan::host_link(sandbox, number);
-        self.socket()?
-            .delete_link(&link)
-            .map_err(|cause| Error::RemoveLink { link, cause })
+        self.remove_link(&plan::host_link(sandbox, number))
     }
 
-    /// Removes links of ours whose sandbox is not among the known ones (first 12 digits of their
-    /// ids). Gives their names. Goes on after a failure, and reports the first.
+    /// Removes a link; one that is gone is fine.
+    pub fn remove_link(&self, link: &str) -> Result<(), Error> {
+        self.socket()?
+            .delete_link(link)
+            .map_err(|cause| Error::RemoveLink {
+                link: link.to_owned(),
+                cause,
+            })
+    }
+
+    /// Removes links of sandboxes that are not among the known ones. Gives their names. Goes on after a failure, and reports the first.
     pub fn leftovers(&self, known: &HashSet<String>) -> Result<Vec<String>, Error> {
         let mut socket = self.socket()?;
         let mut removed = Vec::new();
         let mut first_failure = None;
         for endpoint in self.endpoints()? {
-            if known.contains(&endpoint.sandbox) {
+            if known.contains(&endpoint.link) {
                 continue;
             }
             match socket.delete_link(&endpoint.link) {
@@ -252,6 +301,7 @@ impl Networks {
                 reason,
             })?;
         }
+        let (networks, known) = (&bridged(networks), &bridged(known));
         let mut socket = self.socket()?;
         let links = self.links(&mut socket)?;
         let routes = socket.routes().map_err(|cause| Error::List {
@@ -439,7 +489,8 @@ impl Networks {
     }
 
     fn bridge_alias(&self, network: &Network) -> String {
-        format!("{}{BRIDGE_MARK}{}", self.settings.tag, network.name)
+        let name: String = network.name.chars().take(ALIAS_NAME_CHARS_MAX).collect();
+        format!("{}{BRIDGE_MARK}{name}", self.settings.tag)
     }
 
     pub(crate) fn is_our_bridge(&self, link: &Link) -> bool {
@@ -493,6 +544,12 @@ impl Networks {
             &self.settings.tag,
         ))
     }
+}
+
+/// The networks that are bridges: only those are ours to make and to guard.
+pub(crate) fn bridged(networks: &[Network]) -> Vec<Network> {
+    let bridge = |network: &&Network| network.kind == Kind::Bridge;
+    networks.iter().filter(bridge).cloned().collect()
 }
 
 fn find<'a>(networks: &'a [Network], name: &str) -> Result<&'a Network, Error> {

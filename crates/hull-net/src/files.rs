@@ -41,12 +41,17 @@ pub fn hosts(hosts: &Hosts<'_>) -> String {
         hostname, domain, ..
     } = hosts;
     for address in hosts.addresses {
-        let _ = match domain.is_empty() {
-            true => writeln!(text, "{address}\t{hostname}"),
-            false => writeln!(text, "{address}\t{hostname}.{domain} {hostname}"),
-        };
+        text.push_str(&own_line(*address, hostname, domain));
     }
     text
+}
+
+/// The line of `/etc/hosts` by which a container finds itself.
+pub fn own_line(address: IpAddr, hostname: &str, domain: &str) -> String {
+    match domain.is_empty() {
+        true => format!("{address}\t{hostname}\n"),
+        false => format!("{address}\t{hostname}.{domain} {hostname}\n"),
+    }
 }
 
 /// Contents of `/etc/hostname`.

@@ -19,17 +19,48 @@ const POOLS: [([u8; 4], u8, u8); 6] = [
     ([172, 24, 0, 0], 13, 16),
     ([192, 168, 0, 0], 16, 20),
 ];
+/// Parts of one range that are looked at: a range of IPv6 has more than anybody can count.
+const PARTS_MAX: u128 = 1 << 20;
+
+/// A range from which subnets of one size are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressPool {
+    /// All addresses.
+    pub range: Subnet,
+    /// Length of the prefix of each subnet, at least that of the range.
+    pub prefix_length: u8,
+}
+
+impl AddressPool {
+    /// Those that are used when nobody chose others.
+    pub fn defaults() -> Vec<AddressPool> {
+        let pool = |(start, length, prefix_length): ([u8; 4], u8, u8)| AddressPool {
+            range: Subnet::containing(start.into(), length),
+            prefix_length,
+        };
+        POOLS.map(pool).to_vec()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = Subnet> + use<> {
+        let Self {
+            range,
+            prefix_length,
+        } = *self;
+        let width = if range.address().is_ipv4() { 32 } else { 128 };
+        let bits = u32::from(prefix_length.saturating_sub(range.prefix_length()));
+        let parts = 1u128.checked_shl(bits).unwrap_or(PARTS_MAX).min(PARTS_MAX);
+        let step = 1u128
+            .checked_shl(u32::from(width - prefix_length.min(width)))
+            .unwrap_or(0);
+        (0..parts).map(move |part| Subnet::containing(range.at(part * step), prefix_length))
+    }
+}
 
 /// The first subnet of the pools that overlaps with none of `taken`.
-pub fn choose_subnet(taken: &[Subnet]) -> Result<Subnet, Error> {
-    POOLS
+pub fn choose_subnet(pools: &[AddressPool], taken: &[Subnet]) -> Result<Subnet, Error> {
+    pools
         .iter()
-        .flat_map(|(start, length, part_length)| {
-            let parts = 1u128 << (part_length - length);
-            let step = 1u128 << (32 - part_length);
-            let range = Subnet::containing((*start).into(), *length);
-            (0..parts).map(move |part| Subnet::containing(range.at(part * step), *part_length))
-        })
+        .flat_map(AddressPool::parts)
         .find(|candidate| !taken.iter().any(|other| other.overlaps(candidate)))
         .ok_or_else(|| Error::Exhausted {
             subnet: "the default address pools".to_owned(),
@@ -145,7 +176,7 @@ mod tests {
     use std::collections::HashSet;
     use std::net::IpAddr;
 
-    use super::{Ipam, Pool, Subnet, choose_subnet};
+    use super::{AddressPool, Ipam, Pool, Subnet, choose_subnet};
     use crate::Error;
 
     fn subnet(text: &str) -> Subnet {
@@ -262,7 +293,9 @@ mod tests {
         let check = |taken: &[&str], expected: &str| {
             let taken: Vec<_> = taken.iter().map(|text| subnet(text)).collect();
             assert_eq!(
-                choose_subnet(&taken).unwrap().to_string(),
+                choose_subnet(&AddressPool::defaults(), &taken)
+                    .unwrap()
+                    .to_string(),
                 expected,
                 "{taken:?}"
             );
@@ -278,6 +311,6 @@ mod tests {
             &["172.17.0.0/16", "172.18.0.0/16", "172.19.0.0/16"],
             "172.20.0.0/16",
         );
-        assert!(choose_subnet(&[subnet("0.0.0.0/0")]).is_err());
+        assert!(choose_subnet(&AddressPool::defaults(), &[subnet("0.0.0.0/0")]).is_err());
     }
 }

@@ -34,10 +34,13 @@ mod publish;
 
 pub use apply::{Networks, Report, Settings};
 pub use firewall::{Firewall, Output, Run};
-pub use ipam::{Ipam, choose_subnet};
-pub use network::{Endpoint, InvalidNetwork, Mac, Network, Pool, Subnet};
+pub use hull_os::netlink::MacvlanMode;
+pub use ipam::{AddressPool, Ipam, choose_subnet};
+pub use network::{Endpoint, InvalidNetwork, Kind, Mac, Network, Pool, Subnet};
 pub use observe::EndpointLink;
-pub use plan::{LinkSteps, host_link, plan_endpoint, plan_loopback};
+pub use plan::{
+    LinkSteps, host_link, inner_link, plan_endpoint, plan_loopback, plan_removal, plan_routes,
+};
 pub use publish::{Forward, Reach};
 
 use std::io;
@@ -124,6 +127,13 @@ pub enum Error {
         #[source]
         cause: NetlinkError,
     },
+    /// The kernel refused the link of an endpoint.
+    #[error("connect the sandbox")]
+    Connect {
+        /// Which change and why.
+        #[source]
+        cause: NetlinkError,
+    },
     /// The kernel refused a setting.
     #[error("set {setting} of link {link}")]
     Setting {
@@ -179,6 +189,7 @@ impl Error {
             | Self::Record { cause, .. } => ErrorKind::of_io(cause),
             Self::Bridge { cause, .. }
             | Self::RemoveLink { cause, .. }
+            | Self::Connect { cause }
             | Self::Table { cause, .. } => ErrorKind::of_io(&cause.cause),
         }
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use hull_model::SandboxId;
+use hull_os::netlink::MacvlanMode;
 
 /// Bytes of a link's name without the terminating zero.
 const LINK_NAME_BYTES_MAX: usize = 15;
@@ -57,7 +58,10 @@ pub enum InvalidNetwork {
 }
 
 /// A range of addresses with a common prefix.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
 pub struct Subnet {
     address: IpAddr,
     prefix_length: u8,
@@ -148,6 +152,20 @@ impl fmt::Display for Subnet {
 impl fmt::Debug for Subnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Subnet> for String {
+    fn from(subnet: Subnet) -> Self {
+        subnet.to_string()
+    }
+}
+
+impl TryFrom<String> for Subnet {
+    type Error = InvalidNetwork;
+
+    fn try_from(text: String) -> Result<Self, InvalidNetwork> {
+        text.parse()
     }
 }
 
@@ -244,12 +262,24 @@ impl Pool {
     }
 }
 
+/// How endpoints are connected with each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// By a bridge of ours; each has a port there.
+    #[default]
+    Bridge,
+    /// By a link of the host that leads to a network outside; each has a link on top of it.
+    Macvlan(MacvlanMode),
+}
+
 /// A network: one bridge, and what its endpoints may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// What people call it.
     pub name: String,
-    /// Name of its bridge.
+    /// What connects its endpoints.
+    pub kind: Kind,
+    /// Name of its bridge, or of the link that its endpoints are on top of.
     pub bridge: String,
     /// Its addresses, one pool per family.
     pub pools: Vec<Pool>,
@@ -268,6 +298,7 @@ impl Network {
     pub fn default_bridge(subnet: Subnet, mtu: u32) -> Self {
         Self {
             name: "bridge".to_owned(),
+            kind: Kind::Bridge,
             bridge: "hull0".to_owned(),
             pools: vec![Pool::of(subnet)],
             mtu,
@@ -324,20 +355,25 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// Its hardware address; without one it is derived from the first address.
     pub mac: Option<Mac>,
-    /// Whether what no other route covers leaves over this endpoint.
-    pub default_route: bool,
+    /// Gateways, at most one per family, over which leaves what no other route covers.
+    pub gateways: Vec<IpAddr>,
 }
 
 impl Endpoint {
-    /// The only endpoint of a sandbox.
-    pub fn only(sandbox: SandboxId, addresses: Vec<IpAddr>) -> Self {
+    /// The only endpoint of a sandbox, with the way out over a network.
+    pub fn only(sandbox: SandboxId, addresses: Vec<IpAddr>, network: &Network) -> Self {
+        let pools = addresses.iter().filter_map(|a| network.pool_of(*a));
+        let gateways = match network.internal {
+            true => Vec::new(),
+            false => pools.map(|pool| pool.gateway).collect(),
+        };
         Self {
             sandbox,
             number: 0,
             link: "eth0".to_owned(),
             addresses,
             mac: None,
-            default_route: true,
+            gateways,
         }
     }
 

@@ -4,9 +4,9 @@ use hull_os::netlink::{Address, Link, Route};
 use hull_os::nft::{Family, Rule};
 
 use crate::Error;
-use crate::apply::Networks;
+use crate::apply::{Networks, bridged};
 use crate::forwarding::{self, Forwarding, routed_by_others};
-use crate::ipam::choose_subnet;
+use crate::ipam::{AddressPool, choose_subnet};
 use crate::network::{Network, Subnet};
 use crate::plan;
 use crate::publish;
@@ -50,7 +50,7 @@ impl Networks {
     /// What differs between what was ensured and what the kernel has, one line each. Changes
     /// nothing.
     pub fn verify(&self) -> Result<Vec<String>, Error> {
-        let wanted = self.wanted();
+        let wanted = bridged(&self.wanted());
         let links = self.links(&mut self.socket()?)?;
         let mut differences = Vec::new();
         for network in wanted.iter() {
@@ -138,7 +138,7 @@ impl Networks {
 
     /// What we installed and why, for people: our own table, then what foreign chains have of us.
     pub fn rules(&self) -> Result<String, Error> {
-        let wanted = self.wanted();
+        let wanted = bridged(&self.wanted());
         let tag = &self.settings.tag;
         let mut lines = Vec::new();
         if !wanted.is_empty() {
@@ -165,9 +165,14 @@ impl Networks {
         Ok(lines.into_iter().map(|line| line + "\n").collect())
     }
 
-    /// A subnet of the default pools that neither the host nor `taken` uses, for `bridge`. One
+    /// A subnet of the pools that neither the host nor `taken` uses, for `bridge`. One
     /// that the bridge has already stays: containers of a former daemon may live in it.
-    pub fn choose_subnet(&self, bridge: &str, taken: &[Subnet]) -> Result<Subnet, Error> {
+    pub fn choose_subnet(
+        &self,
+        bridge: &str,
+        pools: &[AddressPool],
+        taken: &[Subnet],
+    ) -> Result<Subnet, Error> {
         let mut socket = self.socket()?;
         let links = self.links(&mut socket)?;
         let list = |what| move |cause| Error::List { what, cause };
@@ -195,7 +200,7 @@ impl Networks {
             .chain(addresses.iter().map(of_address))
             .chain(taken.iter().copied())
             .collect();
-        choose_subnet(&used)
+        choose_subnet(pools, &used)
     }
 
     /// Largest packet that leaves the host whole: that of the link of the default route.

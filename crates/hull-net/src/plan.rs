@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use hull_model::SandboxId;
-use hull_os::netlink::{Batch, LinkChange, Veth};
+use hull_os::netlink::{Batch, LinkChange, Macvlan, MacvlanMode, Veth};
 use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdict, link_key};
 
 use crate::forwarding::Forwarding;
@@ -30,6 +30,11 @@ pub fn host_link(sandbox: &SandboxId, number: u8) -> String {
         number.to_string()
     };
     format!("hv{}{suffix}", sandbox.short())
+}
+
+/// Name of the link of an endpoint inside.
+pub fn inner_link(number: u8) -> String {
+    format!("eth{number}")
 }
 
 /// Requests for a namespace that has nothing but its loopback.
@@ -86,6 +91,29 @@ pub fn plan_endpoint(
     }
 }
 
+/// The same for a link on top of `parent_index`, a link of the host. It has no end on the host: it
+/// goes with the sandbox's namespace, or by [`plan_removal`].
+pub(crate) fn plan_macvlan(
+    network: &Network,
+    endpoint: &Endpoint,
+    parent_index: u32,
+    mode: MacvlanMode,
+) -> LinkSteps {
+    let mut host = Batch::new();
+    let netns_fd_offset = host.create_macvlan(&Macvlan {
+        name: &endpoint.link,
+        parent: parent_index,
+        mac: endpoint.mac().0,
+        mtu: network.mtu,
+        mode,
+    });
+    LinkSteps {
+        host: host.into_bytes(),
+        inside: plan_inside(network, endpoint),
+        netns_fd_offset: Some(netns_fd_offset),
+    }
+}
+
 fn plan_inside(network: &Network, endpoint: &Endpoint) -> Vec<u8> {
     let mut inside = Batch::new();
     if endpoint.number == 0 {
@@ -112,15 +140,25 @@ fn plan_inside(network: &Network, endpoint: &Endpoint) -> Vec<u8> {
         }
     }
     inside.set_link(&endpoint.link, &up);
-    if endpoint.default_route && !network.internal {
-        for pool in endpoint
-            .addresses
-            .iter()
-            .filter_map(|address| network.pool_of(*address))
-        {
-            inside.add_route(None, pool.gateway);
-        }
+    for gateway in &endpoint.gateways {
+        inside.set_default_route(*gateway);
     }
+    inside.into_bytes()
+}
+
+/// Requests for a sandbox's namespace that move its default routes.
+pub fn plan_routes(gateways: &[IpAddr]) -> Vec<u8> {
+    let mut inside = Batch::new();
+    for gateway in gateways {
+        inside.set_default_route(*gateway);
+    }
+    inside.into_bytes()
+}
+
+/// Requests for a sandbox's namespace that take a link away which has no end on the host.
+pub fn plan_removal(link: &str) -> Vec<u8> {
+    let mut inside = Batch::new();
+    inside.delete_link(link);
     inside.into_bytes()
 }
 
@@ -206,7 +244,7 @@ pub(crate) fn table(
         for pool in &network.pools {
             let why = format!(
                 "{name}: {} {} leaves as the host",
-                network.name, pool.subnet
+                network.bridge, pool.subnet
             );
             rules.push(
                 Rule::new("postrouting", &why)
@@ -337,7 +375,7 @@ mod tests {
     fn the_offset_points_at_the_placeholder() {
         let sandbox = SandboxId::from_bytes([0xab; 32]);
         let network = Network::default_bridge("172.17.0.0/16".parse().unwrap(), 1400);
-        let endpoint = Endpoint::only(sandbox, vec![[172, 17, 0, 2].into()]);
+        let endpoint = Endpoint::only(sandbox, vec![[172, 17, 0, 2].into()], &network);
         let steps = plan_endpoint(&network, &endpoint, 7, "hull");
         let at = steps.netns_fd_offset.unwrap() as usize;
         assert_eq!(steps.host[at..at + 4], NETNS_FD_UNKNOWN.to_ne_bytes());

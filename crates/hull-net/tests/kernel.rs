@@ -279,7 +279,8 @@ impl Host {
     fn container(&mut self, network: &str, address: &str) -> Container {
         let id = SandboxId::from_bytes([self.next; 32]);
         self.next += 1;
-        let endpoint = Endpoint::only(id, vec![address.parse().unwrap()]);
+        let on = self.networks.network(network).unwrap();
+        let endpoint = Endpoint::only(id, vec![address.parse().unwrap()], &on);
         let namespace = Namespace::new();
         let mut steps = self.networks.attach(network, &endpoint).unwrap();
         let netns = std::fs::File::open(format!("/proc/{}/ns/net", namespace.pid())).unwrap();
@@ -726,7 +727,7 @@ fn subnets_with_a_route_of_the_host_are_not_chosen() {
     let host = Host::new(Firewall::Cooperate);
     let choose = || {
         host.networks
-            .choose_subnet("hull0", &[])
+            .choose_subnet("hull0", &hull_net::AddressPool::defaults(), &[])
             .unwrap()
             .to_string()
     };
@@ -743,7 +744,11 @@ fn subnets_with_a_route_of_the_host_are_not_chosen() {
     );
     let other = host
         .networks
-        .choose_subnet("br-other", &["172.17.0.0/16".parse().unwrap()])
+        .choose_subnet(
+            "br-other",
+            &hull_net::AddressPool::defaults(),
+            &["172.17.0.0/16".parse().unwrap()],
+        )
         .unwrap()
         .to_string();
     assert_eq!(other, "172.19.0.0/16");

@@ -73,6 +73,13 @@ pub enum Request {
         /// Which.
         keys: Vec<u32>,
     },
+    /// Carry out requests in the container's network namespace; answered by [`Event::LinksChanged`].
+    ChangeLinks {
+        /// Comes back in the answer.
+        number: u32,
+        /// rtnetlink requests, ready-made.
+        requests: Vec<u8>,
+    },
     /// Send a signal to an exec.
     SignalExec {
         /// Which exec.
@@ -162,6 +169,13 @@ pub enum Event {
         /// What the daemon calls each.
         keys: Vec<u32>,
     },
+    /// Requests in the container's network namespace were carried out, or not.
+    LinksChanged {
+        /// As in the request.
+        number: u32,
+        /// Why not; empty: they were.
+        failure: CString,
+    },
     /// A request was not understood.
     Refused {
         /// Why.
@@ -178,6 +192,7 @@ mod tag {
     pub(super) const SIGNAL_EXEC: u16 = 6;
     pub(super) const KEEP: u16 = 7;
     pub(super) const RELEASE: u16 = 8;
+    pub(super) const CHANGE_LINKS: u16 = 9;
     pub(super) const STATUS: u16 = 101;
     pub(super) const STARTED: u16 = 102;
     pub(super) const START_FAILED: u16 = 103;
@@ -188,6 +203,7 @@ mod tag {
     pub(super) const LOG_DROPPED: u16 = 108;
     pub(super) const REFUSED: u16 = 109;
     pub(super) const KEPT: u16 = 110;
+    pub(super) const LINKS_CHANGED: u16 = 111;
 }
 
 /// Makes a text of a message: without a NUL inside, not too long.
@@ -302,6 +318,10 @@ impl Request {
             Request::CloseStdin { target } => w.record(tag::CLOSE_STDIN, |w| target.encode(w)),
             Request::Keep { keys } => w.record(tag::KEEP, |w| put_keys(w, keys)),
             Request::Release { keys } => w.record(tag::RELEASE, |w| put_keys(w, keys)),
+            Request::ChangeLinks { number, requests } => w.record(tag::CHANGE_LINKS, |w| {
+                w.u32(*number);
+                w.blob(requests);
+            }),
             Request::SignalExec { id, signal } => w.record(tag::SIGNAL_EXEC, |w| {
                 w.id(id);
                 w.i32(*signal);
@@ -340,6 +360,10 @@ impl Request {
             },
             tag::CLOSE_STDIN => Request::CloseStdin {
                 target: Target::decode(&mut r)?,
+            },
+            tag::CHANGE_LINKS => Request::ChangeLinks {
+                number: r.u32()?,
+                requests: r.blob()?.to_vec(),
             },
             tag::SIGNAL_EXEC => Request::SignalExec {
                 id: r.id()?,
@@ -394,6 +418,10 @@ impl Event {
             Event::LogDropped { lines } => w.record(tag::LOG_DROPPED, |w| w.u64(*lines)),
             Event::Refused { text } => w.record(tag::REFUSED, |w| w.text(text)),
             Event::Kept { keys } => w.record(tag::KEPT, |w| put_keys(w, keys)),
+            Event::LinksChanged { number, failure } => w.record(tag::LINKS_CHANGED, |w| {
+                w.u32(*number);
+                w.text(failure);
+            }),
         }
     }
 
@@ -449,6 +477,10 @@ impl Event {
             tag::REFUSED => Event::Refused {
                 text: r.text()?.to_owned(),
             },
+            tag::LINKS_CHANGED => Event::LinksChanged {
+                number: r.u32()?,
+                failure: r.text()?.to_owned(),
+            },
             _ => return Ok(None),
         }))
     }
@@ -482,6 +514,10 @@ mod tests {
             Request::SignalExec { id, signal: 15 },
             Request::Keep { keys: vec![1, 2] },
             Request::Release { keys: vec![3] },
+            Request::ChangeLinks {
+                number: 3,
+                requests: vec![1, 2, 3, 4],
+            },
         ] {
             let bytes = request.encode();
             assert_eq!(Request::decode(&bytes), Ok(request));
@@ -521,6 +557,10 @@ mod tests {
             Event::LogDropped { lines: 4 },
             Event::Refused { text: text("why") },
             Event::Kept { keys: vec![5, 6] },
+            Event::LinksChanged {
+                number: 3,
+                failure: text(""),
+            },
         ];
         let mut w = Writer::default();
         w.record(999, |w| w.u32(1));

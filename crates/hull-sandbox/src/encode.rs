@@ -60,7 +60,7 @@ pub(crate) fn encode<'a>(
         &text("hostname", &spec.hostname)?,
         &text("domainname", &spec.domainname)?,
     ));
-    if let Some(links) = &spec.link_steps {
+    for links in &spec.link_steps {
         encoder.step(&Step::Links {
             host: &links.host,
             inside: &links.inside,

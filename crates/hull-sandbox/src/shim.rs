@@ -69,6 +69,13 @@ pub enum Event {
         /// How many.
         lines: u64,
     },
+    /// Requests in the network namespace were carried out, or not.
+    LinksChanged {
+        /// As in the request.
+        number: u32,
+        /// Why not; empty: they were.
+        failure: String,
+    },
     /// A request was not understood or could not be carried out.
     Refused {
         /// Why.
@@ -297,6 +304,15 @@ impl Shim {
         Ok(())
     }
 
+    /// Carries out ready-made rtnetlink requests in the network namespace of a sandbox that was
+    /// started with link steps. [`Event::LinksChanged`] with this number follows.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn change_links(&self, number: u32, requests: Vec<u8>) -> Result<(), Error> {
+        self.send(&Request::ChangeLinks { number, requests }, &[])
+    }
+
     /// Sends a signal to an exec.
     ///
     /// # Errors
@@ -403,6 +419,10 @@ fn event_of(event: message::Event) -> Option<Event> {
         },
         message::Event::LogDropped { lines } => Event::LogDropped { lines },
         message::Event::Kept { .. } => Event::Kept,
+        message::Event::LinksChanged { number, failure } => Event::LinksChanged {
+            number,
+            failure: failure.to_string_lossy().into_owned(),
+        },
         message::Event::Refused { text } => Event::Refused {
             text: text.to_string_lossy().into_owned(),
         },

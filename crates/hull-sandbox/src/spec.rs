@@ -67,7 +67,7 @@ pub struct Spec {
     /// Which namespaces are its own.
     pub namespaces: Namespaces,
     /// Network links to make while it starts; only with an own network namespace.
-    pub link_steps: Option<LinkSteps>,
+    pub link_steps: Vec<LinkSteps>,
     /// Mounts inside, in order.
     pub mounts: Vec<Mount>,
     /// Paths inside that are hidden: files by `/dev/null`, directories by an empty one.

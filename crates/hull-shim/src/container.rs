@@ -341,7 +341,7 @@ fn equip(
     pid: u32,
     oom_score_adj: Option<&str>,
 ) -> Result<(), Failure> {
-    make_links(plan, pid)?;
+    server.owns_links = make_links(plan, pid)?;
     if let Some(value) = oom_score_adj {
         std::fs::write(format!("/proc/{pid}/oom_score_adj"), value).map_err(|cause| {
             Failure::system("oom_score_adj", "write /proc/<pid>/oom_score_adj", &cause)
@@ -354,8 +354,23 @@ fn equip(
 }
 
 /// Makes the links, and enters the network namespace for it, for good: what the shim serves there
-/// later is opened there.
-fn make_links(plan: &Plan<'_>, pid: u32) -> Result<(), Failure> {
+/// later is opened there, and further links are set up there. Whether there were any.
+fn make_links(plan: &Plan<'_>, pid: u32) -> Result<bool, Failure> {
+    if !plan.steps().any(|step| matches!(step, Step::Links { .. })) {
+        return Ok(false);
+    }
+    let failed = |cause: io::Error| Failure::system("network", "set up networking", &cause);
+    let told = |error: netlink::NetlinkError| Failure {
+        step: "network",
+        errno: error.errno(),
+        text: format!("set up networking: {error}"),
+        kind: FailureKind::Other,
+    };
+    // Each socket belongs to the namespace in which it was opened.
+    let mut outer = netlink::Socket::route(NETLINK_TIMEOUT).map_err(failed)?;
+    let namespace = namespace::open(pid, "net").map_err(failed)?;
+    namespace::join(namespace.as_fd(), Kinds::NETWORK).map_err(failed)?;
+    let mut inner = netlink::Socket::route(NETLINK_TIMEOUT).map_err(failed)?;
     for step in plan.steps() {
         let Step::Links {
             host,
@@ -365,31 +380,22 @@ fn make_links(plan: &Plan<'_>, pid: u32) -> Result<(), Failure> {
         else {
             continue;
         };
-        let failed = |cause: io::Error| Failure::system("network", "set up networking", &cause);
-        let told = |error: netlink::NetlinkError| Failure {
-            step: "network",
-            errno: error.errno(),
-            text: format!("set up networking: {error}"),
-            kind: FailureKind::Other,
-        };
-        let mut outer = netlink::Socket::route(NETLINK_TIMEOUT).map_err(failed)?;
-        let namespace = namespace::open(pid, "net").map_err(failed)?;
-        namespace::join(namespace.as_fd(), Kinds::NETWORK).map_err(failed)?;
         if !host.is_empty() {
             let mut host = host.to_vec();
-            let offset = netns_fd_offset as usize;
-            if let Some(place) = host
-                .get_mut(offset..)
-                .and_then(|rest| rest.first_chunk_mut())
-            {
-                *place = namespace.as_raw_fd().to_ne_bytes();
-            }
+            netlink::fill_netns(&mut host, netns_fd_offset, namespace.as_fd());
             outer.execute(&host).map_err(told)?;
         }
         if !inside.is_empty() {
-            let mut inner = netlink::Socket::route(NETLINK_TIMEOUT).map_err(failed)?;
             inner.execute(inside).map_err(told)?;
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Carries out requests for links in the container's network namespace, which is ours by now.
+pub(crate) fn change_links(requests: &[u8]) -> Result<(), String> {
+    netlink::Socket::route(NETLINK_TIMEOUT)
+        .map_err(|error| error.to_string())?
+        .execute(requests)
+        .map_err(|error| format!("{error}: {}", error.cause))
 }

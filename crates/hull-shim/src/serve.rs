@@ -12,7 +12,7 @@ use hull_plan::message::{self, EXECS_MAX, Event, Exit, KEYS_MAX, Request, StartF
 use hull_plan::{Failure, Process};
 
 use crate::cgroup::Cgroup;
-use crate::container::{Mapping, wire};
+use crate::container::{Mapping, change_links, wire};
 use crate::exec::{self, Place};
 use crate::inside::report;
 use crate::log::Log;
@@ -49,6 +49,8 @@ pub(crate) struct Server {
     pub(crate) root_ids: Option<(u32, u32)>,
     /// The process namespace is the container's own, so all its processes end with the first.
     pub(crate) owns_processes: bool,
+    /// The network namespace is the container's own, and we are in it.
+    pub(crate) owns_links: bool,
     started: (u32, i64),
     dropped_reported: Instant,
 }
@@ -133,6 +135,7 @@ impl Server {
             kinds: Kinds::none(),
             root_ids: None,
             owns_processes: false,
+            owns_links: false,
             started: (0, 0),
             dropped_reported: Instant::now(),
         }
@@ -261,6 +264,17 @@ impl Server {
             Request::CloseStdin { target } => self.task(target)?.stdio.close_stdin(),
             Request::Keep { keys } => self.kept.extend(keys.into_iter().zip(descriptors)),
             Request::Release { keys } => self.kept.retain(|(key, _)| !keys.contains(key)),
+            Request::ChangeLinks { number, requests } => {
+                let failure = match self.owns_links {
+                    true => change_links(&requests).err().unwrap_or_default(),
+                    false => "this sandbox has no network of its own".to_owned(),
+                };
+                let event = Event::LinksChanged {
+                    number,
+                    failure: message::text(&failure),
+                };
+                send_to(&self.connections[connection], &event);
+            }
             Request::SignalExec { id, signal } => {
                 let task = self.task(Target::Exec(id))?;
                 if task.ended.is_none() {

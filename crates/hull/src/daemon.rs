@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use hull_docker::{Listener, ServeConfig};
-use hull_engine::{BridgeConfig, Engine, EngineConfig, Proxies, RegistryOptions};
+use hull_engine::api::Subnet;
+use hull_engine::{AddressPool, BridgeConfig, Engine, EngineConfig, Proxies, RegistryOptions};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -148,6 +149,8 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
                 .mtu
                 .and_then(|mtu| u32::try_from(mtu).ok())
                 .unwrap_or_default(),
+            no_icc: !network.icc,
+            pools: address_pools(&network.default_address_pool)?,
             hands_off: !network.iptables,
             default_ip: match network.ip.parse() {
                 Ok(ip) => Some(ip),
@@ -176,6 +179,34 @@ fn registry_options(options: &DaemonOptions) -> RegistryOptions {
         proxies,
         certs_dirs: Vec::new(),
     }
+}
+
+/// Reads `base=10.0.0.0/8,size=24`.
+fn address_pools(texts: &[String]) -> Result<Vec<AddressPool>, String> {
+    let parse = |text: &String| {
+        let field = |key: &str| {
+            let fields = text.split(',').filter_map(|field| field.split_once('='));
+            fields
+                .into_iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| value)
+        };
+        let range = field("base").and_then(|base| base.parse::<Subnet>().ok());
+        let size = field("size").and_then(|size| size.parse::<u8>().ok());
+        match (range, size) {
+            (Some(range), Some(prefix_length)) if prefix_length >= range.prefix_length() => {
+                Ok(AddressPool {
+                    range,
+                    prefix_length,
+                })
+            }
+            _ => Err(format!(
+                "--default-address-pool {text}: it has the form base=10.0.0.0/8,size=24, with a \
+                 size not smaller than the prefix of the base"
+            )),
+        }
+    };
+    texts.iter().map(parse).collect()
 }
 
 fn serve_config(options: &DaemonOptions) -> ServeConfig {

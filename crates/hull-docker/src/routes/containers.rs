@@ -188,7 +188,6 @@ impl Wanted {
         let (filters, spec) = (&self.filters, &container.spec);
         let slashed = format!("/{}", spec.name);
         let network = crate::wire::host_config::network_word(&spec.host.network);
-        let endpoint = container.endpoint.as_ref();
         (filters.fuzzy("name", &spec.name) || filters.fuzzy("name", &slashed))
             && filters.any("id", |id| container.id.to_string().starts_with(id))
             && filters.labels("label", &spec.config.labels)
@@ -200,7 +199,10 @@ impl Wanted {
             && filters.any("network", |wanted| {
                 wanted == network
                     || spec.endpoints.contains_key(wanted)
-                    || endpoint.is_some_and(|e| e.network == wanted || e.network_id == wanted)
+                    || container
+                        .endpoints
+                        .iter()
+                        .any(|e| e.network_id.starts_with(wanted))
             })
             && filters.any("volume", |wanted| {
                 container

@@ -41,6 +41,7 @@ routes! {
     GET "/system/df" => system::disk_usage;
     POST "/auth" => registry::login;
     GET "/hull/system/verify" => system::verify;
+    GET "/hull/network/rules" => networks::rules;
     POST "/hull/system/shutdown" => system::shutdown;
 
     GET "/containers/json" => containers::list;
@@ -97,10 +98,10 @@ routes! {
 
     GET "/networks" => networks::list;
     GET "/networks/{id}" => networks::inspect;
-    POST "/networks/create" => network_change;
-    POST "/networks/prune" => prune::networks;
-    POST "/networks/{id}/connect" => network_change;
-    POST "/networks/{id}/disconnect" => network_change;
+    POST "/networks/create" => networks::create;
+    POST "/networks/prune" => networks::prune;
+    POST "/networks/{id}/connect" => networks::connect;
+    POST "/networks/{id}/disconnect" => networks::disconnect;
     DELETE "/networks/{id}" => networks::remove;
 
     GET "/volumes" => volumes::list;
@@ -158,7 +159,6 @@ not_there! {
     update: "changing the limits of a container";
     attach_websocket: "attaching by websocket";
     build: "building an image";
-    network_change: "creating a network and connecting to one";
     volume_change: "creating a volume by name";
     plugin_change: "installing a plugin";
     swarm_change: "swarm";

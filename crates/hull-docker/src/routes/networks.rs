@@ -1,19 +1,22 @@
-//! Networks: list and inspect of what the engine has.
+//! Networks: create, list, inspect, connect, disconnect, remove, and what is installed for them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use http::StatusCode;
-use hull_engine::api::{Container, Network};
-use serde::Serialize;
-use serde_json::{Value, json};
+use hull_engine::EngineError;
+use hull_engine::api::{Member, Network, NetworkPool, NetworkRequest, PoolRequest};
+use hull_model::spec::EndpointSpec;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::body::json;
+use crate::body::{empty, json, json_with, no_content};
 use crate::errors::ApiError;
 use crate::filter::Filters;
 use crate::request::Call;
 use crate::router::Answer;
-use crate::time::rfc3339;
+use crate::time::{self, rfc3339};
+use crate::wire::network::EndpointRequest;
+use crate::wire::{OrZero, TextMap, from_text_map, is_zero};
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
@@ -31,15 +34,34 @@ struct Shown {
     #[serde(rename = "EnableIPv6")]
     enable_ipv6: bool,
     #[serde(rename = "IPAM")]
-    ipam: Value,
+    ipam: Ipam,
     internal: bool,
     attachable: bool,
     ingress: bool,
-    config_from: Value,
+    config_from: BTreeMap<&'static str, &'static str>,
     config_only: bool,
     containers: BTreeMap<String, Resource>,
-    options: BTreeMap<&'static str, String>,
+    options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Ipam {
+    driver: &'static str,
+    options: Option<BTreeMap<String, String>>,
+    config: Vec<ShownPool>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ShownPool {
+    subnet: String,
+    #[serde(rename = "IPRange", skip_serializing_if = "is_zero")]
+    ip_range: String,
+    gateway: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    auxiliary_addresses: BTreeMap<String, String>,
 }
 
 /// A container on a network.
@@ -53,120 +75,268 @@ struct Resource {
     #[serde(rename = "IPv4Address")]
     ipv4_address: String,
     #[serde(rename = "IPv6Address")]
-    ipv6_address: &'static str,
+    ipv6_address: String,
 }
 
 impl Shown {
     /// The list leaves out the containers, as Docker's does.
-    fn of(network: &Network, containers: &[Arc<Container>]) -> Self {
-        let pools: Vec<Value> = network
-            .subnet
-            .iter()
-            .map(|(address, prefix)| {
-                let subnet = format!("{address}/{prefix}");
-                match network.gateway {
-                    Some(gateway) => json!({"Subnet": subnet, "Gateway": gateway}),
-                    None => json!({"Subnet": subnet}),
-                }
-            })
-            .collect();
-        let attached = containers.iter().filter_map(|container| {
-            let endpoint = container
-                .endpoint
-                .as_ref()
-                .filter(|e| e.network_id == network.id)?;
-            let resource = Resource {
-                name: container.spec.name.clone(),
-                endpoint_id: endpoint.endpoint_id.clone(),
-                mac_address: endpoint.mac.clone(),
-                ipv4_address: format!("{}/{}", endpoint.address, endpoint.prefix),
-                ipv6_address: "",
-            };
-            Some((container.id.to_string(), resource))
-        });
+    fn of(network: &Network, members: Vec<Member>) -> Self {
+        let spec = &network.spec;
         Self {
-            name: network.name.clone(),
-            id: network.id.clone(),
+            name: spec.name.clone(),
+            id: network.id.to_string(),
             created: rfc3339(network.created_ns),
             scope: "local",
-            driver: network.driver,
-            enable_ipv4: true,
-            enable_ipv6: false,
-            ipam: json!({"Driver": "default", "Options": null, "Config": pools}),
-            internal: false,
-            attachable: false,
+            driver: spec.driver.word(),
+            enable_ipv4: spec.ipv4,
+            enable_ipv6: spec.ipv6,
+            ipam: Ipam {
+                driver: "default",
+                options: options(&spec.ipam_options, network.predefined),
+                config: spec.pools.iter().map(ShownPool::of).collect(),
+            },
+            internal: spec.internal,
+            attachable: spec.attachable,
             ingress: false,
-            config_from: json!({"Network": ""}),
+            config_from: BTreeMap::from([("Network", "")]),
             config_only: false,
-            containers: attached.collect(),
-            options: options(network),
-            labels: BTreeMap::new(),
+            containers: members.into_iter().map(Resource::of).collect(),
+            options: spec.options.clone(),
+            labels: spec.labels.clone(),
         }
     }
 }
 
-/// The options by which clients find the link of a bridge.
-fn options(network: &Network) -> BTreeMap<&'static str, String> {
-    if network.link.is_empty() {
-        return BTreeMap::new();
+/// `null` for the networks that nobody made, as in Docker.
+fn options(
+    options: &BTreeMap<String, String>,
+    predefined: bool,
+) -> Option<BTreeMap<String, String>> {
+    (!predefined).then(|| options.clone())
+}
+
+impl ShownPool {
+    fn of(pool: &NetworkPool) -> Self {
+        let auxiliary = pool.auxiliary.iter();
+        Self {
+            subnet: pool.subnet.to_string(),
+            ip_range: pool.range.map(String::from).unwrap_or_default(),
+            gateway: pool.gateway.to_string(),
+            auxiliary_addresses: auxiliary
+                .map(|(name, address)| (name.clone(), address.to_string()))
+                .collect(),
+        }
     }
-    BTreeMap::from([
-        (
-            "com.docker.network.bridge.default_bridge",
-            "true".to_owned(),
-        ),
-        ("com.docker.network.bridge.enable_icc", "true".to_owned()),
-        (
-            "com.docker.network.bridge.enable_ip_masquerade",
-            "true".to_owned(),
-        ),
-        (
-            "com.docker.network.bridge.host_binding_ipv4",
-            "0.0.0.0".to_owned(),
-        ),
-        ("com.docker.network.bridge.name", network.link.clone()),
-        ("com.docker.network.driver.mtu", network.mtu.to_string()),
-    ])
+}
+
+impl Resource {
+    fn of(member: Member) -> (String, Self) {
+        let endpoint = member.endpoint;
+        let v4 = endpoint.address.map(|a| format!("{a}/{}", endpoint.prefix));
+        let v6 = endpoint
+            .address6
+            .map(|a| format!("{a}/{}", endpoint.prefix6));
+        let resource = Self {
+            name: member.name,
+            endpoint_id: endpoint.endpoint_id,
+            mac_address: endpoint.mac,
+            ipv4_address: v4.unwrap_or_default(),
+            ipv6_address: v6.unwrap_or_default(),
+        };
+        (member.container.to_string(), resource)
+    }
 }
 
 pub(super) async fn list(call: Call) -> Answer {
     let filters = Filters::parse(call.query.get("filters"), &FILTERS)?;
-    let no_labels = BTreeMap::new();
+    let dangling = filters.switch("dangling")?;
     let networks = call.engine().networks();
+    let unused = |network: &Network| !network.predefined && networks.members(network.id).is_empty();
     let shown: Vec<Shown> = networks
+        .list()
         .iter()
         .filter(|network| {
-            filters.fuzzy("name", &network.name)
-                && filters.any("id", |id| network.id.starts_with(id))
-                && filters.exact("driver", network.driver)
+            let kind = if network.predefined {
+                "builtin"
+            } else {
+                "custom"
+            };
+            let id = network.id.to_string();
+            filters.fuzzy("name", &network.spec.name)
+                && filters.any("id", |wanted| id.starts_with(wanted))
+                && filters.exact("driver", network.spec.driver.word())
                 && filters.exact("scope", "local")
-                && filters.exact("type", "builtin")
-                && filters.labels("label", &no_labels)
+                && filters.exact("type", kind)
+                && filters.labels("label", &network.spec.labels)
+                && dangling.is_none_or(|dangling| dangling == unused(network))
         })
-        .map(|network| Shown::of(network, &[]))
+        .map(|network| Shown::of(network, Vec::new()))
         .collect();
     json(&shown)
 }
 
-fn find(call: &Call) -> Result<Network, ApiError> {
-    let wanted = call.name();
+pub(super) async fn inspect(call: Call) -> Answer {
+    let scope = call.query.get("scope");
+    if !matches!(scope, "" | "local") {
+        return Err(ApiError::not_found(format!(
+            "network {} not found",
+            call.name()
+        )));
+    }
     let networks = call.engine().networks();
-    let exact = networks.iter().find(|n| n.name == wanted || n.id == wanted);
-    let found = exact.or_else(|| networks.iter().find(|n| n.id.starts_with(wanted)));
-    found
-        .cloned()
-        .ok_or_else(|| ApiError::not_found(format!("network {wanted} not found")))
+    let network = networks.find(call.name())?;
+    let members = networks.members(network.id);
+    json(&Shown::of(&network, members))
 }
 
-pub(super) async fn inspect(call: Call) -> Answer {
-    let network = find(&call)?;
-    json(&Shown::of(&network, &call.engine().containers().list()))
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct CreateBody {
+    name: OrZero<String>,
+    driver: OrZero<String>,
+    scope: OrZero<String>,
+    internal: OrZero<bool>,
+    attachable: OrZero<bool>,
+    ingress: OrZero<bool>,
+    config_only: OrZero<bool>,
+    config_from: Option<ConfigFrom>,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    enable_ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    ipam: Option<IpamBody>,
+    options: Option<TextMap>,
+    labels: Option<TextMap>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConfigFrom {
+    network: OrZero<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct IpamBody {
+    driver: OrZero<String>,
+    options: Option<TextMap>,
+    config: Option<Vec<PoolBody>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct PoolBody {
+    subnet: OrZero<String>,
+    #[serde(rename = "IPRange")]
+    ip_range: OrZero<String>,
+    gateway: OrZero<String>,
+    #[serde(alias = "AuxAddress")]
+    auxiliary_addresses: Option<TextMap>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateAnswer {
+    id: String,
+    warning: &'static str,
+}
+
+pub(super) async fn create(mut call: Call) -> Answer {
+    let body: CreateBody = call.json().await?;
+    if body.config_only.0
+        || body
+            .config_from
+            .is_some_and(|from| !from.network.0.is_empty())
+    {
+        return Err(ApiError::not_there("a network that only configures others"));
+    }
+    if body.ingress.0 {
+        return Err(ApiError::not_there("an ingress network"));
+    }
+    if body.scope.0 == "swarm" {
+        return Err(EngineError::Unavailable("This node is not a swarm manager".to_owned()).into());
+    }
+    let ipam = body.ipam.unwrap_or_default();
+    let pool = |pool: PoolBody| PoolRequest {
+        subnet: pool.subnet.0,
+        gateway: pool.gateway.0,
+        range: pool.ip_range.0,
+        auxiliary: from_text_map(pool.auxiliary_addresses),
+    };
+    let request = NetworkRequest {
+        name: body.name.0,
+        driver: body.driver.0,
+        internal: body.internal.0,
+        attachable: body.attachable.0,
+        ipv4: body.enable_ipv4.unwrap_or(true),
+        ipv6: body.enable_ipv6.unwrap_or(false),
+        ipam_driver: ipam.driver.0,
+        ipam_options: from_text_map(ipam.options),
+        pools: ipam
+            .config
+            .unwrap_or_default()
+            .into_iter()
+            .map(pool)
+            .collect(),
+        options: from_text_map(body.options),
+        labels: from_text_map(body.labels),
+    };
+    let id = call.engine().networks().create(request).await?.to_string();
+    json_with(StatusCode::CREATED, &CreateAnswer { id, warning: "" })
 }
 
 pub(super) async fn remove(call: Call) -> Answer {
-    let name = find(&call)?.name;
-    Err(ApiError::new(
-        StatusCode::FORBIDDEN,
-        format!("{name} is a pre-defined network and cannot be removed"),
-    ))
+    call.engine().networks().remove(call.name()).await?;
+    Ok(no_content())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ConnectBody {
+    container: OrZero<String>,
+    endpoint_config: Option<EndpointRequest>,
+}
+
+pub(super) async fn connect(mut call: Call) -> Answer {
+    let body: ConnectBody = call.json().await?;
+    let asked: EndpointSpec = body.endpoint_config.unwrap_or_default().into();
+    let networks = call.engine().networks();
+    networks
+        .connect(call.name(), &body.container.0, asked)
+        .await?;
+    Ok(empty(StatusCode::OK))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct DisconnectBody {
+    container: OrZero<String>,
+    force: OrZero<bool>,
+}
+
+pub(super) async fn disconnect(mut call: Call) -> Answer {
+    let body: DisconnectBody = call.json().await?;
+    let networks = call.engine().networks();
+    let (container, force) = (&body.container.0, body.force.0);
+    networks.disconnect(call.name(), container, force).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+pub(super) async fn prune(call: Call) -> Answer {
+    let filters = Filters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
+    let until = filters.until_ns(time::now_ns())?;
+    let keep = move |network: &Network| {
+        let labels = &network.spec.labels;
+        until.is_some_and(|until| network.created_ns > until)
+            || !filters.labels("label", labels)
+            || !filters.no_labels("label!", labels)
+    };
+    let gone = call.engine().networks().prune(keep).await;
+    json(&json!({ "NetworksDeleted": (!gone.is_empty()).then_some(gone) }))
+}
+
+/// Ours: what is installed in the kernel and why.
+pub(super) async fn rules(call: Call) -> Answer {
+    json(&json!({ "rules": call.engine().networks().rules().await? }))
 }

@@ -70,12 +70,6 @@ pub(super) async fn images(call: Call) -> Answer {
     })
 }
 
-/// Only networks that users made are pruned, and there are none.
-pub(super) async fn networks(call: Call) -> Answer {
-    Filters::parse(call.query.get("filters"), &["label", "label!", "until"])?;
-    json(&json!({ "NetworksDeleted": null }))
-}
-
 /// Every volume that is known belongs to a container.
 pub(super) async fn volumes(call: Call) -> Answer {
     Filters::parse(call.query.get("filters"), &["all", "label", "label!"])?;

@@ -159,7 +159,7 @@ fn settings(call: &Call) -> Value {
     json!({
         "Plugins": {
             "Volume": ["local"],
-            "Network": ["bridge", "host", "null"],
+            "Network": ["bridge", "host", "macvlan", "null"],
             "Authorization": null,
             "Log": ["json-file", "none"],
         },

@@ -534,7 +534,11 @@ mod tests {
                 image: Digest::from_bytes([1; 32]),
                 config,
                 host: hull_model::spec::HostConfig::default(),
-                endpoints: BTreeMap::new(),
+                endpoints: [(
+                    "bridge".to_owned(),
+                    hull_model::spec::EndpointSpec::default(),
+                )]
+                .into(),
             }),
             state,
             created_ns: 10 * S,
@@ -543,7 +547,7 @@ mod tests {
             error: String::new(),
             error_code: 0,
             restart_count: 0,
-            endpoint: None,
+            endpoints: Vec::new(),
             ports: Vec::new(),
             mounts: Vec::new(),
             log_path: None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hull_engine::api::{Container, Endpoint};
-use hull_model::spec::EndpointSpec;
+use hull_model::spec::{EndpointSpec, NetworkMode};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::host_config::{WirePortBinding, network_word};
@@ -19,6 +19,7 @@ pub(crate) struct EndpointRequest {
     aliases: Option<Vec<String>>,
     mac_address: OrZero<String>,
     driver_opts: Option<TextMap>,
+    gw_priority: OrZero<i64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,7 @@ impl From<EndpointRequest> for EndpointSpec {
             aliases: wire.aliases.unwrap_or_default(),
             links: wire.links.unwrap_or_default(),
             driver_opts: from_text_map(wire.driver_opts),
+            gateway_priority: wire.gw_priority.0,
         }
     }
 }
@@ -65,9 +67,9 @@ pub(crate) struct EndpointSettings {
     #[serde(rename = "IPPrefixLen")]
     ip_prefix_len: u8,
     #[serde(rename = "IPv6Gateway")]
-    ipv6_gateway: &'static str,
+    ipv6_gateway: String,
     #[serde(rename = "GlobalIPv6Address")]
-    global_ipv6_address: &'static str,
+    global_ipv6_address: String,
     #[serde(rename = "GlobalIPv6PrefixLen")]
     global_ipv6_prefix_len: u8,
     #[serde(rename = "DNSNames")]
@@ -75,7 +77,7 @@ pub(crate) struct EndpointSettings {
 }
 
 impl EndpointSettings {
-    fn show(asked: &EndpointSpec, live: Option<&Endpoint>) -> Self {
+    fn show(asked: &EndpointSpec, live: Option<&Endpoint>, dns_names: Option<Vec<String>>) -> Self {
         let addresses = IpamConfig {
             ipv4_address: OrZero(asked.ipv4_address.clone()),
             ipv6_address: OrZero(asked.ipv6_address.clone()),
@@ -86,36 +88,44 @@ impl EndpointSettings {
             aliases: null_if_empty(&asked.aliases),
             mac_address: live.map_or_else(|| asked.mac_address.clone(), |e| e.mac.clone()),
             driver_opts: (!asked.driver_opts.is_empty()).then(|| to_text_map(&asked.driver_opts)),
-            gw_priority: 0,
+            gw_priority: asked.gateway_priority,
             network_id: live.map(|e| e.network_id.clone()).unwrap_or_default(),
             endpoint_id: live.map(|e| e.endpoint_id.clone()).unwrap_or_default(),
-            gateway: live
-                .and_then(|e| e.gateway)
-                .map(|g| g.to_string())
-                .unwrap_or_default(),
-            ip_address: live.map(|e| e.address.to_string()).unwrap_or_default(),
+            gateway: text(live.and_then(|e| e.gateway)),
+            ip_address: text(live.and_then(|e| e.address)),
             ip_prefix_len: live.map_or(0, |e| e.prefix),
-            ipv6_gateway: "",
-            global_ipv6_address: "",
-            global_ipv6_prefix_len: 0,
-            dns_names: None,
+            ipv6_gateway: text(live.and_then(|e| e.gateway6)),
+            global_ipv6_address: text(live.and_then(|e| e.address6)),
+            global_ipv6_prefix_len: live.map_or(0, |e| e.prefix6),
+            dns_names,
         }
     }
 }
 
-/// The networks of a container: the one it was asked to be on, and those named at create.
+fn text(address: Option<impl ToString>) -> String {
+    address
+        .map(|address| address.to_string())
+        .unwrap_or_default()
+}
+
+/// The networks of a container: those that it was asked to be on, running or not.
 pub(crate) fn show_endpoints(container: &Container) -> BTreeMap<String, EndpointSettings> {
     let spec = &container.spec;
-    let live = |name: &str| container.endpoint.as_ref().filter(|e| e.network == name);
+    let live = |name: &str| container.endpoints.iter().find(|e| e.network == name);
     let mut shown: BTreeMap<_, _> = spec
         .endpoints
         .iter()
-        .map(|(name, asked)| (name.clone(), EndpointSettings::show(asked, live(name))))
+        .map(|(name, asked)| {
+            let names = (name != "bridge").then(|| container.dns_names(asked));
+            (
+                name.clone(),
+                EndpointSettings::show(asked, live(name), names),
+            )
+        })
         .collect();
-    let word = network_word(&spec.host.network);
-    if shown.is_empty() && !word.starts_with("container:") {
-        let settings = EndpointSettings::show(&EndpointSpec::default(), live(&word));
-        shown.insert(word, settings);
+    if matches!(spec.host.network, NetworkMode::Host | NetworkMode::None) {
+        let settings = EndpointSettings::show(&EndpointSpec::default(), None, None);
+        shown.insert(network_word(&spec.host.network), settings);
     }
     shown
 }
@@ -142,7 +152,7 @@ pub(crate) struct NetworkSettings {
     endpoint_id: String,
     gateway: String,
     #[serde(rename = "GlobalIPv6Address")]
-    global_ipv6_address: &'static str,
+    global_ipv6_address: String,
     #[serde(rename = "GlobalIPv6PrefixLen")]
     global_ipv6_prefix_len: u8,
     #[serde(rename = "IPAddress")]
@@ -150,7 +160,7 @@ pub(crate) struct NetworkSettings {
     #[serde(rename = "IPPrefixLen")]
     ip_prefix_len: u8,
     #[serde(rename = "IPv6Gateway")]
-    ipv6_gateway: &'static str,
+    ipv6_gateway: String,
     mac_address: String,
     networks: BTreeMap<String, EndpointSettings>,
 }
@@ -158,10 +168,7 @@ pub(crate) struct NetworkSettings {
 impl NetworkSettings {
     pub(crate) fn show(container: &Container) -> Self {
         // The flat fields repeat the default bridge's, for old clients.
-        let live = container
-            .endpoint
-            .as_ref()
-            .filter(|e| e.network == "bridge");
+        let live = container.endpoints.iter().find(|e| e.network == "bridge");
         let runs = container.pid != 0;
         let mut ports = BTreeMap::new();
         if runs {
@@ -193,15 +200,12 @@ impl NetworkSettings {
             secondary_ip_addresses: None,
             secondary_ipv6_addresses: None,
             endpoint_id: live.map(|e| e.endpoint_id.clone()).unwrap_or_default(),
-            gateway: live
-                .and_then(|e| e.gateway)
-                .map(|g| g.to_string())
-                .unwrap_or_default(),
-            global_ipv6_address: "",
-            global_ipv6_prefix_len: 0,
-            ip_address: live.map(|e| e.address.to_string()).unwrap_or_default(),
+            gateway: text(live.and_then(|e| e.gateway)),
+            global_ipv6_address: text(live.and_then(|e| e.address6)),
+            global_ipv6_prefix_len: live.map_or(0, |e| e.prefix6),
+            ip_address: text(live.and_then(|e| e.address)),
             ip_prefix_len: live.map_or(0, |e| e.prefix),
-            ipv6_gateway: "",
+            ipv6_gateway: text(live.and_then(|e| e.gateway6)),
             mac_address: live.map(|e| e.mac.clone()).unwrap_or_default(),
             networks: show_endpoints(container),
         }

@@ -18,7 +18,7 @@ use hull_model::limits::{
     RESTART_BACKOFF_MS, RESTART_BACKOFF_MS_MAX, RESTART_BACKOFF_RESET_S, STOP_TIMEOUT_S,
 };
 use hull_model::port::PublishedPort;
-use hull_model::spec::{ContainerSpec, NetworkMode, RestartPolicy};
+use hull_model::spec::{ContainerSpec, EndpointSpec, RestartPolicy};
 use hull_model::state::{EXIT_LOST, Event as StateEvent, Exit, State, step};
 use hull_model::{Digest, SandboxId, signal};
 use hull_sandbox::{Attachment, Event as ShimEvent, Found, Shim, Status, Target};
@@ -29,13 +29,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::api::{
-    AttachRequest, Attached, Change, Container, Endpoint, ExecRequest, PublishRequest,
+    AttachRequest, Attached, Change, Container, Endpoint, ExecRequest, Network, PublishRequest,
     RemoveOptions, WaitCondition, Waited,
 };
 use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::network;
 use crate::object::connection::Connection;
 use crate::object::exec::Execs;
 use crate::object::view::{FileView, Views};
@@ -77,7 +78,15 @@ pub(crate) struct StateRecord {
     pub(crate) error: String,
     #[serde(default)]
     pub(crate) error_code: i32,
-    pub(crate) endpoint: Option<Endpoint>,
+    /// What a daemon wrote that knew one network only.
+    #[serde(default, skip_serializing)]
+    endpoint: Option<Endpoint>,
+    /// Leased before the start that they are for is recorded.
+    #[serde(default)]
+    pub(crate) endpoints: Vec<Endpoint>,
+    /// A connect or disconnect is under way: links may differ from `endpoints`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) links_changing: bool,
     /// Published while it runs.
     #[serde(default)]
     pub(crate) ports: Vec<PublishedPort>,
@@ -97,8 +106,32 @@ impl StateRecord {
             error_code: 0,
             endpoint: None,
             ports: Vec::new(),
+            endpoints: Vec::new(),
+            links_changing: false,
             boot_id: boot_id.to_owned(),
         }
+    }
+}
+
+/// Version of [`ContainerRecord`]: since 2, `spec.endpoints` names every network.
+pub(crate) const RECORD_VERSION: u32 = 2;
+
+impl ContainerRecord {
+    /// Brings a record of an older version to ours.
+    pub(crate) fn upgrade(&mut self) {
+        let mode = &self.spec.host.network;
+        if self.v < 2 && self.spec.endpoints.is_empty() && network::has_networks(mode) {
+            let main = network::main_network(mode).to_owned();
+            self.spec.endpoints.entry(main).or_default();
+        }
+        self.v = RECORD_VERSION;
+    }
+}
+
+impl StateRecord {
+    /// Brings a record of an older version to ours.
+    pub(crate) fn upgrade(&mut self) {
+        self.endpoints.extend(self.endpoint.take());
     }
 }
 
@@ -131,6 +164,15 @@ pub(crate) enum Request {
     },
     Rename {
         name: String,
+        reply: Reply<()>,
+    },
+    Connect {
+        network: Arc<Network>,
+        asked: EndpointSpec,
+        reply: Reply<()>,
+    },
+    Disconnect {
+        network: String,
         reply: Reply<()>,
     },
     Remove {
@@ -236,6 +278,10 @@ pub(crate) struct Owner {
     /// How many readers of its files have it frozen.
     pub(super) held: u32,
     ending: Option<JoinHandle<()>>,
+    /// Numbers of the endpoints of the life before, whose links the kernel takes away by and by.
+    pub(super) former_links: Vec<u8>,
+    /// Number of the last change of links that the shim was asked for.
+    pub(super) link_changes: u32,
     waiters: Vec<(WaitCondition, oneshot::Sender<Waited>)>,
     stopping: Option<Stopping>,
     /// A forced removal that waits for the end of the process.
@@ -289,6 +335,8 @@ impl Owner {
             views: Views::default(),
             held: 0,
             ending: None,
+            former_links: Vec::new(),
+            link_changes: 0,
             waiters: Vec::new(),
             stopping: None,
             removal: None,
@@ -341,6 +389,14 @@ impl Owner {
             Request::Resume { reply } => answer(reply, self.freeze(StateEvent::Resume).await),
             Request::Shutdown { reply } => self.shutdown(reply).await,
             Request::Rename { name, reply } => answer(reply, self.rename(name).await),
+            Request::Connect {
+                network,
+                asked,
+                reply,
+            } => answer(reply, self.connect(&network, asked).await),
+            Request::Disconnect { network, reply } => {
+                answer(reply, self.disconnect(&network).await);
+            }
             Request::Remove { options, reply } => self.remove(options, reply).await,
             Request::Settle { reply } => {
                 self.settle().await;
@@ -377,7 +433,7 @@ impl Owner {
         }
     }
 
-    async fn on_shim(&mut self, event: ShimEvent) {
+    pub(super) async fn on_shim(&mut self, event: ShimEvent) {
         match event {
             ShimEvent::Exited(exit) => self.on_exit(exit).await,
             ShimEvent::Gone => self.on_shim_gone().await,
@@ -393,6 +449,9 @@ impl Owner {
             }
             ShimEvent::Refused { text } => {
                 tracing::warn!(container = %self.id.short(), text, "the shim refused a request");
+            }
+            ShimEvent::LinksChanged { number, failure } => {
+                tracing::warn!(container = %self.id.short(), number, failure, "links were changed late");
             }
             ShimEvent::Started { .. } | ShimEvent::StartFailed(_) => {
                 tracing::debug!(container = %self.id.short(), "a start was reported late");
@@ -470,7 +529,13 @@ impl Owner {
         self.life.boot_id.clone_from(&self.core.boot_id);
         self.life.error.clear();
         self.life.error_code = 0;
+        self.life.links_changing = false;
+        if let Err(error) = self.lease_endpoints() {
+            self.undo_start(&error).await;
+            return Err(error);
+        }
         if let Err(error) = self.core.store.commit(vec![self.state_write()]).await {
+            self.release_endpoints();
             self.life = before;
             return Err(error);
         }
@@ -481,6 +546,7 @@ impl Owner {
                 self.apply(StateEvent::Ready)?;
                 self.record_state();
                 self.publish();
+                self.network_events("connect", &self.life.endpoints);
                 self.event("start", []);
                 Ok(())
             }
@@ -528,6 +594,7 @@ impl Owner {
         if ran_ns >= i64::try_from(RESTART_BACKOFF_RESET_S).unwrap_or(i64::MAX) * 1_000_000_000 {
             self.backoff_ms = RESTART_BACKOFF_MS;
         }
+        let endpoints = self.life.endpoints.clone();
         self.end_life();
         self.record_state();
         self.rearm_or_rest().await;
@@ -542,6 +609,7 @@ impl Owner {
                 ("execDuration", seconds.to_string()),
             ],
         );
+        self.network_events("disconnect", &endpoints);
         if let Some(stopping) = self.stopping.take() {
             self.event("stop", []);
             stopping
@@ -626,9 +694,7 @@ impl Owner {
         self.pid = 0;
         self.execs.end_all();
         let ports = self.close_ports();
-        if let Some(endpoint) = self.life.endpoint.take() {
-            self.core.network.release(&endpoint);
-        }
+        self.release_endpoints();
         let shim = self.shim.take();
         let (core, id, cgroup) = (self.core.clone(), self.id, self.cgroup_path());
         self.ending = Some(tokio::spawn(async move {
@@ -659,9 +725,14 @@ impl Owner {
         }
         self.wait_for_ending().await;
         let (core, id) = (self.core.clone(), self.id);
+        let numbers = std::mem::take(&mut self.former_links);
         self.core
             .jobs
-            .run(Pool::Kernel, move || core.network.detach(id))
+            .run(Pool::Kernel, move || {
+                numbers
+                    .into_iter()
+                    .try_for_each(|number| core.network.detach(id, number))
+            })
             .await?
     }
 
@@ -1025,6 +1096,7 @@ impl Owner {
         self.republish().await;
         self.wake().await;
         self.execs.recover(&self.core, self.id);
+        self.finish_link_change().await;
         self.publish();
     }
 
@@ -1148,7 +1220,7 @@ impl Owner {
         self.core.cgroup_path(&self.spec, self.id)
     }
 
-    fn state_write(&self) -> Write {
+    pub(super) fn state_write(&self) -> Write {
         Write::put(Key::State(*self.id.as_bytes()), to_json(&self.life))
     }
 
@@ -1246,10 +1318,7 @@ fn view(shown: Shown<'_>) -> Container {
         error: life.error.clone(),
         error_code: life.error_code,
         restart_count: life.restart_count,
-        endpoint: match spec.host.network {
-            NetworkMode::Default | NetworkMode::Named(_) => life.endpoint.clone(),
-            _ => None,
-        },
+        endpoints: life.endpoints.clone(),
         ports: life.ports.clone(),
         mounts: crate::translate::mount_points(spec),
         log_path,

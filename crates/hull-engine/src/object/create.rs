@@ -3,12 +3,13 @@
 //! One commit and no other effect: directories are made at the first start, so that a crash
 //! leaves either nothing or a whole container.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hull_model::limits::CONTAINERS_MAX;
+use hull_model::limits::{CONTAINER_NETWORKS_MAX, CONTAINERS_MAX};
 use hull_model::spec::{
-    ContainerConfig, ContainerSpec, Healthcheck, HostConfig, Isolation, MountForm, MountKind,
-    MountSpec, NamespaceMode, NetworkMode, RestartPolicy,
+    ContainerConfig, ContainerSpec, EndpointSpec, Healthcheck, HostConfig, Isolation, MountForm,
+    MountKind, MountSpec, NamespaceMode, NetworkMode, RestartPolicy,
 };
 use hull_model::{SandboxId, signal};
 
@@ -16,10 +17,11 @@ use crate::api::{CreateRequest, Created};
 use crate::clock::{new_id, now_ns, random_bytes};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
-use crate::object::container::{ContainerRecord, Owner, StateRecord, to_json};
+use crate::object::connect::check_endpoint;
+use crate::object::container::{ContainerRecord, Owner, RECORD_VERSION, StateRecord, to_json};
 use crate::object::image;
 use crate::store::{Change, Key};
-use crate::{limits, log_options, name, port, translate};
+use crate::{limits, log_options, name, network, port, translate};
 
 /// Draws of a name before we give up.
 const NAME_DRAWS_MAX: u32 = 20;
@@ -49,20 +51,28 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     warnings.extend(foreign);
     let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
     let name = take_name(core, request.name.as_deref(), id)?;
+    let checked = endpoints(core, &host, request.endpoints);
+    let endpoints = match checked {
+        Ok(endpoints) => endpoints,
+        Err(error) => {
+            core.containers.free_name(&name, id);
+            return Err(error);
+        }
+    };
     let spec = ContainerSpec {
         name: name.clone(),
         image_reference: request.image,
         image: image.id,
         config,
         host,
-        endpoints: request.endpoints,
+        endpoints,
     };
     let checked = dry_run(core, &spec, id);
     let written = match checked {
         Ok(mut found) => {
             warnings.append(&mut found);
             let record = ContainerRecord {
-                v: 1,
+                v: RECORD_VERSION,
                 spec,
                 created_ns: now_ns(),
                 layers: image.layers,
@@ -113,6 +123,33 @@ fn take_name(core: &Core, wanted: Option<&str>, id: SandboxId) -> Result<String>
     Err(EngineError::Unavailable(
         "no free name was found; give one with --name".to_owned(),
     ))
+}
+
+/// What is asked for on each network, by the networks' own names. One that is not there is refused
+/// by the start, as in Docker.
+fn endpoints(
+    core: &Core,
+    host: &HostConfig,
+    asked: BTreeMap<String, EndpointSpec>,
+) -> Result<BTreeMap<String, EndpointSpec>> {
+    if !network::has_networks(&host.network) {
+        return Ok(BTreeMap::new());
+    }
+    let mut endpoints = BTreeMap::new();
+    for (text, asked) in asked {
+        if let Ok(network) = core.network.find(&text) {
+            check_endpoint(&network, &asked)?;
+        }
+        endpoints.insert(core.network.name_of(&text), asked);
+    }
+    let main = core.network.name_of(network::main_network(&host.network));
+    endpoints.entry(main).or_default();
+    if endpoints.len() > CONTAINER_NETWORKS_MAX {
+        return Err(EngineError::Invalid(format!(
+            "a container can be on {CONTAINER_NETWORKS_MAX} networks at most"
+        )));
+    }
+    Ok(endpoints)
 }
 
 /// Fills in what the image says where the request does not, by Docker's rules.
@@ -311,11 +348,6 @@ fn check_not_there(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
     let unsupported = |text: &str| Err(EngineError::Unsupported(text.to_owned()));
     if host.isolation == Isolation::Vm {
         return unsupported("isolation \"vm\" is not there yet; leave --isolation out");
-    }
-    if let NetworkMode::Named(name) = &host.network {
-        return Err(EngineError::Unsupported(format!(
-            "network \"{name}\": networks beside bridge, host and none are not there yet"
-        )));
     }
     if !host.volumes_from.is_empty() {
         return unsupported("--volumes-from is not there yet");

@@ -1,5 +1,6 @@
 //! One file per noun: the task or table that owns it, and its requests.
 
+pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod container;
 pub(crate) mod create;

@@ -11,38 +11,50 @@ use crate::api::{Endpoint, PublishRequest};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::network;
 use crate::object::container::{Owner, StateRecord, to_json};
 use crate::port::{
     self, Claimant, Reservation, Target, asked, parse_binding, port_of, ports_of, to_keep,
 };
 use crate::store::{Change as Write, Key};
 
-/// Where ports of an endpoint lead.
-pub(crate) fn target_of(endpoint: &Endpoint) -> Target {
+/// Where ports lead: to the endpoints that have the way out.
+pub(crate) fn target_of(endpoints: &[Endpoint]) -> Target {
+    let (v4, v6) = network::with_way_out(endpoints);
     Target {
-        v4: Some(endpoint.address),
-        v6: None,
+        v4: v4.and_then(|endpoint| endpoint.address),
+        v6: v6.and_then(|endpoint| endpoint.address6),
     }
+}
+
+/// The endpoint by which ports are known.
+fn published_on(endpoints: &[Endpoint]) -> Option<&Endpoint> {
+    let (v4, v6) = network::with_way_out(endpoints);
+    v4.or(v6)
 }
 
 /// Where ports of a recorded life lead.
 pub(crate) fn target(life: &StateRecord) -> Target {
-    life.endpoint.as_ref().map(target_of).unwrap_or_default()
+    target_of(&life.endpoints)
 }
 
-/// Takes the ports that a container asks for. Blocks.
+/// Takes the ports that a container asks for; none where nothing leads in. Blocks.
 pub(crate) fn reserve(
     core: &Core,
     id: SandboxId,
     spec: &ContainerSpec,
-    endpoint: &Endpoint,
+    endpoints: &[Endpoint],
 ) -> Result<Vec<Reservation>> {
+    let Some(endpoint) = published_on(endpoints) else {
+        return Ok(Vec::new());
+    };
     let claimant = Claimant {
         id,
         name: &spec.name,
         endpoint_id: &endpoint.endpoint_id,
     };
-    core.ports.reserve(claimant, &asked(spec)?, None)
+    let default_ip = core.network.host_binding(endpoint);
+    core.ports.reserve(claimant, &asked(spec)?, default_ip)
 }
 
 /// Ports that nobody has any more but the kernel's map.
@@ -115,6 +127,23 @@ impl Owner {
         }
     }
 
+    /// Leads the ports to where the way out is now, after a change of the container's networks.
+    pub(super) async fn move_ports(&mut self, before: Target) {
+        if self.life.ports.is_empty() || before == target(&self.life) {
+            return;
+        }
+        let (core, ports) = (self.core.clone(), self.life.ports.clone());
+        let undone = self
+            .core
+            .jobs
+            .run(Pool::Kernel, move || core.ports.unpublish(&ports, before));
+        if let Err(error) = undone.await.and_then(|result| result) {
+            tracing::error!(container = %self.id.short(), error = %error.chain(), "ports are left");
+        }
+        self.open_ports.lead_to(target(&self.life));
+        self.republish().await;
+    }
+
     /// Takes the sockets that the shim kept for us: of a start before a crash, they also tell what
     /// had been published.
     pub(super) async fn take_kept(&mut self) {
@@ -157,7 +186,7 @@ impl Owner {
             }
         }
         asked(&spec)?;
-        if self.life.endpoint.is_some() && self.shim.is_some() {
+        if published_on(&self.life.endpoints).is_some() && self.shim.is_some() {
             self.change_open_ports(wanted, &removed).await?;
         }
         self.record.spec = spec;
@@ -184,16 +213,17 @@ impl Owner {
             .copied()
             .collect();
         let (core, id, name) = (self.core.clone(), self.id, self.spec.name.clone());
-        let endpoint_id = self.life.endpoint.as_ref().map(|e| e.endpoint_id.clone());
+        let endpoint = published_on(&self.life.endpoints).cloned();
         let target = target(&self.life);
         let first = self.open_ports.next_index();
         let opened = self.core.jobs.run(Pool::Kernel, move || {
             let claimant = Claimant {
                 id,
                 name: &name,
-                endpoint_id: endpoint_id.as_deref().unwrap_or_default(),
+                endpoint_id: endpoint.as_ref().map_or("", |e| e.endpoint_id.as_str()),
             };
-            let reservations = core.ports.reserve(claimant, &wanted, None)?;
+            let default_ip = endpoint.as_ref().and_then(|e| core.network.host_binding(e));
+            let reservations = core.ports.reserve(claimant, &wanted, default_ip)?;
             let new = ports_of(&reservations);
             let published = core.ports.publish(&new, target);
             if let Err(error) = published.and_then(|()| core.ports.unpublish(&gone, target)) {

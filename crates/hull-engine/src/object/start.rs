@@ -14,10 +14,10 @@ use hull_sandbox::{
     Attachment, Event as ShimEvent, KeptSocket, Log, Namespace, Namespaces, Root, Shim, Spec,
 };
 
+use crate::api::Endpoint;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
-use crate::network::Attachment as NetworkAttachment;
 use crate::object::connection::Connection;
 use crate::object::container::{Owner, next_event};
 use crate::object::exec::start_failed;
@@ -30,8 +30,7 @@ impl Owner {
     pub(super) async fn spawn(&mut self) -> Result<(u32, i64)> {
         self.forget_execs();
         let attachments = std::mem::take(&mut self.attachments);
-        let network = self.core.network.attach(self.id, &self.spec)?;
-        self.life.endpoint.clone_from(&network.endpoint);
+        let endpoints = self.life.endpoints.clone();
         let job = Job {
             core: self.core.clone(),
             id: self.id,
@@ -42,7 +41,7 @@ impl Owner {
         let (shim, ports) = self
             .core
             .jobs
-            .run(Pool::Kernel, move || job.start(network, attachments))
+            .run(Pool::Kernel, move || job.start(&endpoints, attachments))
             .await??;
         self.open_ports(ports);
         self.shim = Some(Connection::new(shim)?);
@@ -80,29 +79,26 @@ impl Job {
     /// Takes the ports, then starts; what was taken is given back if that fails.
     fn start(
         self,
-        network: NetworkAttachment,
+        endpoints: &[Endpoint],
         attachments: Vec<Attachment>,
     ) -> Result<(Shim, Vec<Reservation>)> {
-        let target = network.endpoint.as_ref().map(port::target_of);
-        let ports = match &network.endpoint {
-            Some(endpoint) => port::reserve(&self.core, self.id, &self.spec, endpoint)?,
-            None => Vec::new(),
-        };
+        let target = port::target_of(endpoints);
+        let ports = port::reserve(&self.core, self.id, &self.spec, endpoints)?;
         let published = ports_of(&ports);
         let (core, id) = (self.core.clone(), self.id);
         let started = crate::port::to_keep(&ports, 0).and_then(|kept| {
-            core.ports.publish(&published, target.unwrap_or_default())?;
-            self.start_with(network, attachments, kept)
+            core.ports.publish(&published, target)?;
+            self.start_with(endpoints, attachments, kept)
         });
         if started.is_err() {
-            ClosedPorts::new(id, published, target.unwrap_or_default()).take_back(&core);
+            ClosedPorts::new(id, published, target).take_back(&core);
         }
         started.map(|shim| (shim, ports))
     }
 
     fn start_with(
         self,
-        network: NetworkAttachment,
+        endpoints: &[Endpoint],
         attachments: Vec<Attachment>,
         kept: Vec<KeptSocket>,
     ) -> Result<Shim> {
@@ -110,7 +106,8 @@ impl Job {
         let (named, named_by) = self.core.named_as(&self.spec, self.id)?;
         let hostname = translate::hostname(&named, named_by);
         let names = self.core.container_dir(named_by);
-        self.make_files(&directory, &hostname, &network)?;
+        self.make_files(&directory, &hostname, endpoints)?;
+        let network = &self.core.network;
         let log = self.log()?;
         let spec = Spec {
             id: self.id,
@@ -122,7 +119,7 @@ impl Job {
                 propagation: translate::root_propagation(&self.spec),
             },
             namespaces: self.namespaces()?,
-            link_steps: network.steps,
+            link_steps: network.steps(self.id, &self.spec, endpoints)?,
             mounts: translate::mounts(&self.spec, &names),
             masked_paths: translate::masked_paths(&self.spec),
             readonly_paths: translate::readonly_paths(&self.spec),
@@ -147,12 +144,7 @@ impl Job {
     }
 
     /// Directories and files of the container; making them again changes nothing.
-    fn make_files(
-        &self,
-        directory: &Path,
-        hostname: &str,
-        network: &NetworkAttachment,
-    ) -> Result<()> {
+    fn make_files(&self, directory: &Path, hostname: &str, endpoints: &[Endpoint]) -> Result<()> {
         let make = || -> io::Result<()> {
             fs::create_dir_all(directory.join("upper"))?;
             fs::create_dir_all(directory.join("work"))?;
@@ -160,8 +152,8 @@ impl Job {
                 return Ok(());
             }
             fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
-            let endpoint = network.endpoint.as_ref();
-            let hosts = self.core.network.hosts_file(&self.spec, hostname, endpoint);
+            let network = &self.core.network;
+            let hosts = network.hosts_file(&self.spec, hostname, endpoints);
             fs::write(directory.join("hosts"), hosts?)?;
             fs::write(
                 directory.join("resolv.conf"),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use hull_model::port::{Protocol, PublishedPort};
 use hull_sandbox::KeptSocket;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::Target;
@@ -42,6 +42,8 @@ struct OpenPort {
     port: PublishedPort,
     /// What the shim calls the socket.
     key: u32,
+    /// Where new connections go.
+    to: watch::Sender<SocketAddr>,
     task: JoinHandle<()>,
 }
 
@@ -52,15 +54,20 @@ impl OpenPorts {
             return;
         };
         let KeptSocket { key, socket } = kept;
-        let to = SocketAddr::new(ip, port.container_port);
+        let (to, place) = watch::channel(SocketAddr::new(ip, port.container_port));
         let task = match port.protocol {
-            Protocol::Tcp => tcp(socket, to),
-            Protocol::Udp => udp(socket, to),
+            Protocol::Tcp => tcp(socket, place),
+            Protocol::Udp => udp(socket, place),
             // Forwarded by the kernel or not at all.
             Protocol::Sctp => Ok(tokio::spawn(async {})),
         };
         match task {
-            Ok(task) => self.0.push(OpenPort { port, key, task }),
+            Ok(task) => self.0.push(OpenPort {
+                port,
+                key,
+                to,
+                task,
+            }),
             Err(error) => tracing::warn!(%port, %error, "a port is not relayed"),
         }
     }
@@ -72,6 +79,16 @@ impl OpenPorts {
             .partition(|open: &OpenPort| ports.contains(&open.port));
         self.0 = stay;
         OpenPorts(ended).0.iter().map(|open| open.key).collect()
+    }
+
+    /// Carries new connections to another endpoint.
+    pub(crate) fn lead_to(&self, target: Target) {
+        for open in &self.0 {
+            if let Some(ip) = target.for_host(open.port.host_ip) {
+                open.to
+                    .send_replace(SocketAddr::new(ip, open.port.container_port));
+            }
+        }
     }
 
     /// A key's index that none of them has.
@@ -87,13 +104,14 @@ impl Drop for OpenPort {
     }
 }
 
-fn tcp(socket: OwnedFd, to: SocketAddr) -> io::Result<JoinHandle<()>> {
+fn tcp(socket: OwnedFd, to: watch::Receiver<SocketAddr>) -> io::Result<JoinHandle<()>> {
     let listener = TcpListener::from_std(std::net::TcpListener::from(socket))?;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     Ok(tokio::spawn(async move {
         while let Ok(place) = places.clone().acquire_owned().await {
             match listener.accept().await {
                 Ok((client, _)) => {
+                    let to = *to.borrow();
                     tokio::spawn(async move {
                         carry(client, to).await;
                         drop(place);
@@ -124,7 +142,7 @@ async fn carry(mut client: TcpStream, to: SocketAddr) {
 
 type Clients = Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>>;
 
-fn udp(socket: OwnedFd, to: SocketAddr) -> io::Result<JoinHandle<()>> {
+fn udp(socket: OwnedFd, to: watch::Receiver<SocketAddr>) -> io::Result<JoinHandle<()>> {
     let socket = Arc::new(UdpSocket::from_std(std::net::UdpSocket::from(socket))?);
     Ok(tokio::spawn(async move {
         let clients = Clients::default();
@@ -142,6 +160,7 @@ fn udp(socket: OwnedFd, to: SocketAddr) -> io::Result<JoinHandle<()>> {
                 Some(server) => server,
                 None if answers.len() >= UDP_CLIENTS_MAX => continue,
                 None => {
+                    let to = *to.borrow();
                     let Ok(server) = connected(to).await else {
                         continue;
                     };

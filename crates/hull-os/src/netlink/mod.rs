@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use dump::{Address, Link, Route};
 pub use events::Events;
 pub use message::Batch;
-pub use request::{Bridge, LinkChange, NETNS_FD_UNKNOWN, Veth};
+pub use request::{Bridge, LinkChange, Macvlan, MacvlanMode, NETNS_FD_UNKNOWN, Veth, fill_netns};
 
 pub(crate) use message::{
     HEADER_BYTES, Message, attribute, attributes, be32, messages, text, u16_at, u32_at,

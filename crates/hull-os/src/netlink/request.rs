@@ -4,6 +4,7 @@
 //! link exists, numbers by the kernel after.
 
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use super::message::{Batch, HEADER_BYTES, Message, attribute, messages, text, u32_at};
 
@@ -26,6 +27,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_MACVLAN_MODE: u16 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 /// Offset in a message of the link's number, the same for links and addresses.
 const LINK_INDEX_AT: usize = HEADER_BYTES + 4;
@@ -43,6 +45,35 @@ pub struct Veth<'a> {
     pub peer_mac: [u8; 6],
     /// Largest packet of both ends.
     pub mtu: u32,
+}
+
+/// A link on top of another one, with a hardware address of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Macvlan<'a> {
+    /// Its name in the other namespace.
+    pub name: &'a str,
+    /// Number of the link that it is on top of, in the namespace of the socket.
+    pub parent: u32,
+    /// Its own address.
+    pub mac: [u8; 6],
+    /// Largest packet.
+    pub mtu: u32,
+    /// Whom it reaches on the same parent.
+    pub mode: MacvlanMode,
+}
+
+/// Whom a macvlan reaches on the same parent; the kernel's numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Nobody.
+    Private = 1,
+    /// Others over a switch outside that sends back.
+    Vepa = 2,
+    /// The others.
+    #[default]
+    Bridge = 4,
+    /// It is alone, and has the parent's address.
+    Passthru = 8,
 }
 
 /// A bridge as we make it: no spanning tree, no multicast snooping, no IPv6 of its own.
@@ -127,6 +158,30 @@ impl Batch {
             );
         });
         netns_fd_at as u32
+    }
+
+    /// Makes a link with a hardware address of its own on top of another one, in another network
+    /// namespace; returns where its descriptor belongs, as [`Batch::create_veth`] does.
+    pub fn create_macvlan(&mut self, macvlan: &Macvlan<'_>) -> u32 {
+        self.begin(
+            libc::RTM_NEWLINK,
+            ACK | CREATE | EXCLUSIVE,
+            &link_fixed(0, 0),
+        )
+        .attribute_text(libc::IFLA_IFNAME, macvlan.name)
+        .attribute_u32(libc::IFLA_LINK, macvlan.parent)
+        .attribute(libc::IFLA_ADDRESS, &macvlan.mac)
+        .attribute_u32(libc::IFLA_MTU, macvlan.mtu)
+        .nested(libc::IFLA_LINKINFO, |info| {
+            info.attribute_text(libc::IFLA_INFO_KIND, "macvlan").nested(
+                libc::IFLA_INFO_DATA,
+                |data| {
+                    data.attribute_u32(IFLA_MACVLAN_MODE, macvlan.mode as u32);
+                },
+            );
+        })
+        .attribute_u32(libc::IFLA_NET_NS_FD, NETNS_FD_UNKNOWN);
+        self.len() as u32 - 4
     }
 
     /// Makes a bridge.
@@ -251,6 +306,20 @@ impl Batch {
     /// Adds a route over a gateway; the link follows from the gateway. `None` is the default
     /// route of the gateway's family.
     pub fn add_route(&mut self, destination: Option<(IpAddr, u8)>, gateway: IpAddr) -> &mut Self {
+        self.route(destination, gateway, EXCLUSIVE)
+    }
+
+    /// Makes a gateway that of the default route of its family, whichever it was before.
+    pub fn set_default_route(&mut self, gateway: IpAddr) -> &mut Self {
+        self.route(None, gateway, REPLACE)
+    }
+
+    fn route(
+        &mut self,
+        destination: Option<(IpAddr, u8)>,
+        gateway: IpAddr,
+        flag: u16,
+    ) -> &mut Self {
         let fixed = [
             family(&gateway),
             destination.map_or(0, |(_, prefix_length)| prefix_length),
@@ -265,11 +334,22 @@ impl Batch {
             0,
             0,
         ];
-        self.begin(libc::RTM_NEWROUTE, ACK | CREATE | EXCLUSIVE, &fixed);
+        self.begin(libc::RTM_NEWROUTE, ACK | CREATE | flag, &fixed);
         if let Some((address, _)) = destination {
             self.attribute(libc::RTA_DST, &octets(&address));
         }
         self.attribute(libc::RTA_GATEWAY, &octets(&gateway))
+    }
+}
+
+/// Puts the descriptor of a network namespace where a batch names one (see
+/// [`Batch::create_veth`]); an offset outside of the batch: nowhere.
+pub fn fill_netns(batch: &mut [u8], offset: u32, namespace: BorrowedFd<'_>) {
+    let place = batch
+        .get_mut(offset as usize..)
+        .and_then(|rest| rest.first_chunk_mut());
+    if let Some(place) = place {
+        *place = namespace.as_raw_fd().to_ne_bytes();
     }
 }
 

@@ -117,7 +117,7 @@ impl Host {
             hostname: id.short(),
             domainname: String::new(),
             namespaces: Namespaces::default(),
-            link_steps: None,
+            link_steps: Vec::new(),
             mounts: default_mounts(64 << 20, false),
             masked_paths: MASKED_PATHS.iter().map(ToString::to_string).collect(),
             readonly_paths: READONLY_PATHS.iter().map(ToString::to_string).collect(),

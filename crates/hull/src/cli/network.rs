@@ -309,3 +309,18 @@ impl Command for NetworkDisconnect {
         Ok(call.json(&body)?.done().await?)
     }
 }
+
+/// `hull network rules`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NetworkRules {}
+
+impl Command for NetworkRules {
+    const USAGE: &str = "";
+    const ABOUT: &str = "Show what is installed in the kernel for networks, and why";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let found: Value = client.get("/hull/network/rules").receive().await?;
+        print(found.text(&["rules"]))
+    }
+}

@@ -214,6 +214,7 @@ static GROUPS: &[Group] = &[
             at::<network::NetworkConnect>(&["connect"]),
             at::<network::NetworkCreate>(&["create"]),
             at::<network::NetworkDisconnect>(&["disconnect"]),
+            at::<network::NetworkRules>(&["rules"]),
             at::<inspect::NetworkInspect>(&["inspect"]),
             at::<network::NetworkList>(&["ls", "list"]),
             at::<prune::NetworkPrune>(&["prune"]),

@@ -1,0 +1,335 @@
+//! Networks of one container: addresses for a start, and connect and disconnect.
+//!
+//! While the container runs, a change is written down with the mark `links_changing` before any
+//! link is touched. Making and removing links again changes nothing, so a daemon that finds the mark
+//! brings the links to what is recorded.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hull_model::limits::{CONTAINER_NETWORKS_MAX, SHIM_REPLY_MS_MAX};
+use hull_model::spec::{EndpointSpec, NetworkMode};
+use hull_sandbox::Event as ShimEvent;
+
+use crate::api::{Endpoint, Network, NetworkDriver};
+use crate::error::{EngineError, Result};
+use crate::jobs::Pool;
+use crate::object::container::{ContainerRecord, Owner, to_json};
+use crate::object::port;
+use crate::store::{Change, Key};
+use crate::{network, translate};
+
+impl Owner {
+    /// Takes addresses for the start that is about to be recorded.
+    pub(super) fn lease_endpoints(&mut self) -> Result<()> {
+        let wanted = self.core.network.wanted(&self.spec);
+        self.life.endpoints = self.core.network.lease_all(self.id, &wanted)?;
+        Ok(())
+    }
+
+    /// Gives back the addresses of a life that is over.
+    pub(super) fn release_endpoints(&mut self) {
+        for endpoint in std::mem::take(&mut self.life.endpoints) {
+            self.core.network.release(self.id, &endpoint);
+            self.former_links.push(endpoint.number);
+        }
+    }
+
+    /// Tells subscribers of networks that the container came or went.
+    pub(super) fn network_events(&self, action: &str, endpoints: &[Endpoint]) {
+        for endpoint in endpoints {
+            if let Ok(network) = self.core.network.find(&endpoint.network_id) {
+                let container = ("container", self.id.to_string());
+                network::publish(&self.core, &network, action, [container]);
+            }
+        }
+    }
+
+    /// Puts the container on a network.
+    pub(super) async fn connect(&mut self, to: &Arc<Network>, asked: EndpointSpec) -> Result<()> {
+        self.check_connect(to, &asked)?;
+        let before = port::target_of(&self.life.endpoints);
+        let name = to.spec.name.clone();
+        let mut record = self.record.clone();
+        record.spec.endpoints.insert(name.clone(), asked.clone());
+        if !self.life.state.is_live() {
+            return self.commit_record(record, false).await;
+        }
+        let number = self.free_number();
+        let endpoint = self.core.network.lease(self.id, &name, &asked, number)?;
+        self.life.endpoints.push(endpoint.clone());
+        let mut connected = self.commit_record(record, true).await;
+        if connected.is_ok() {
+            connected = self.make_link(&endpoint).await;
+        }
+        if let Err(error) = connected {
+            self.undo_connect(&endpoint).await;
+            return Err(error);
+        }
+        self.settle_links();
+        self.move_ports(before).await;
+        self.change_hosts(std::slice::from_ref(&endpoint), &[]);
+        self.network_events("connect", &[endpoint]);
+        Ok(())
+    }
+
+    fn check_connect(&self, to: &Network, asked: &EndpointSpec) -> Result<()> {
+        if self.life.state == hull_model::state::State::Removing {
+            return Err(EngineError::BeingRemoved(self.id));
+        }
+        let denied = |text: &str| Err(EngineError::Denied(text.to_owned()));
+        match &self.spec.host.network {
+            NetworkMode::Container(_) => {
+                return denied(
+                    "container sharing network namespace with another container or host cannot be \
+                     connected to any other network",
+                );
+            }
+            NetworkMode::Host => {
+                return denied(
+                    "container cannot be disconnected from host network or connected to host \
+                     network",
+                );
+            }
+            NetworkMode::None => {
+                return denied(
+                    "container cannot be connected to multiple networks with one of the networks \
+                     in private (none) mode",
+                );
+            }
+            NetworkMode::Default | NetworkMode::Named(_) => {}
+        }
+        match to.spec.driver {
+            NetworkDriver::Host => {
+                return denied(
+                    "container cannot be disconnected from host network or connected to host \
+                     network",
+                );
+            }
+            NetworkDriver::Null => {
+                return denied(
+                    "container cannot be connected to multiple networks with one of the networks \
+                     in private (none) mode",
+                );
+            }
+            NetworkDriver::Bridge | NetworkDriver::Macvlan => {}
+        }
+        if self.spec.endpoints.contains_key(&to.spec.name) {
+            return Err(EngineError::Denied(format!(
+                "endpoint with name {} already exists in network {}",
+                self.spec.name, to.spec.name
+            )));
+        }
+        if self.spec.endpoints.len() >= CONTAINER_NETWORKS_MAX {
+            return Err(EngineError::Denied(format!(
+                "a container can be on {CONTAINER_NETWORKS_MAX} networks at most"
+            )));
+        }
+        check_endpoint(to, asked)
+    }
+
+    fn free_number(&self) -> u8 {
+        let taken = |number: &u8| self.life.endpoints.iter().any(|e| e.number == *number);
+        (0..u8::MAX)
+            .find(|number| !taken(number))
+            .unwrap_or(u8::MAX)
+    }
+
+    async fn undo_connect(&mut self, endpoint: &Endpoint) {
+        self.life
+            .endpoints
+            .retain(|other| other.number != endpoint.number);
+        // The kernel may have made the link before something later was refused.
+        if let Err(error) = self.remove_link(endpoint).await {
+            tracing::warn!(container = %self.id.short(), error = %error.chain(), "undo of a connect");
+        }
+        self.core.network.release(self.id, endpoint);
+        let mut record = self.record.clone();
+        record.spec.endpoints.remove(&endpoint.network);
+        if let Err(error) = self.commit_record(record, false).await {
+            tracing::warn!(container = %self.id.short(), error = %error.chain(), "undo of a connect");
+        }
+    }
+
+    /// Takes the container off a network.
+    pub(super) async fn disconnect(&mut self, name: &str) -> Result<()> {
+        match self.spec.host.network {
+            NetworkMode::Host if name == "host" => {
+                return Err(EngineError::Denied(
+                    "container cannot be disconnected from host network or connected to host \
+                     network"
+                        .to_owned(),
+                ));
+            }
+            _ if !self.spec.endpoints.contains_key(name) => {
+                return Err(EngineError::NotConnected {
+                    container: self.id,
+                    network: name.to_owned(),
+                });
+            }
+            _ => {}
+        }
+        let mut record = self.record.clone();
+        record.spec.endpoints.remove(name);
+        let at = self.life.endpoints.iter().position(|e| e.network == name);
+        let Some(at) = at.filter(|_| self.life.state.is_live()) else {
+            return self.commit_record(record, false).await;
+        };
+        let before = port::target_of(&self.life.endpoints);
+        let endpoint = self.life.endpoints.remove(at);
+        if let Err(error) = self.commit_record(record, true).await {
+            self.life.endpoints.insert(at, endpoint);
+            return Err(error);
+        }
+        // The record says that it is gone, so it goes: what fails now is tried again at a start.
+        let removed = self.remove_link(&endpoint).await;
+        self.core.network.release(self.id, &endpoint);
+        self.settle_links();
+        self.move_ports(before).await;
+        self.change_hosts(&[], std::slice::from_ref(&endpoint));
+        self.network_events("disconnect", &[endpoint]);
+        removed
+    }
+
+    /// Writes down what was asked and, while it runs, what it has.
+    async fn commit_record(&mut self, record: ContainerRecord, links_changing: bool) -> Result<()> {
+        let id = *self.id.as_bytes();
+        self.life.links_changing = links_changing;
+        let writes = vec![
+            Change::put(Key::Container(id), to_json(&record)),
+            self.state_write(),
+        ];
+        if let Err(error) = self.core.store.commit(writes).await {
+            self.life.links_changing = false;
+            return Err(error);
+        }
+        self.spec = Arc::new(record.spec.clone());
+        self.record = record;
+        self.publish();
+        Ok(())
+    }
+
+    fn settle_links(&mut self) {
+        self.life.links_changing = false;
+        self.record_state();
+        self.publish();
+    }
+
+    async fn make_link(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let (core, id, pid) = (self.core.clone(), self.id, self.pid);
+        let (endpoint, all) = (endpoint.clone(), self.life.endpoints.clone());
+        let requests = self.core.jobs.run(Pool::Kernel, move || {
+            let namespace = hull_os::namespace::open(pid, "net")
+                .map_err(|e| EngineError::io("open the container's network namespace", e))?;
+            // The number could have been given to another process before it was opened.
+            let handle = core.containers.handle(id)?;
+            if handle.snapshot.borrow().pid != pid {
+                return Err(EngineError::NotRunning(id));
+            }
+            core.network.connect(id, &endpoint, &all, namespace.as_fd())
+        });
+        let requests = requests.await??;
+        self.change_links(requests).await
+    }
+
+    async fn remove_link(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let (core, id) = (self.core.clone(), self.id);
+        let (endpoint, rest) = (endpoint.clone(), self.life.endpoints.clone());
+        let requests = self.core.jobs.run(Pool::Kernel, move || {
+            core.network.disconnect(id, &endpoint, &rest)
+        });
+        let requests = requests.await??;
+        self.change_links(requests).await
+    }
+
+    /// Has the shim carry out requests in the container's namespace.
+    async fn change_links(&mut self, requests: Vec<u8>) -> Result<()> {
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let Some(shim) = &self.shim else {
+            return Err(EngineError::NotRunning(self.id));
+        };
+        self.link_changes = self.link_changes.wrapping_add(1);
+        let wanted = self.link_changes;
+        shim.get()
+            .change_links(wanted, requests)
+            .map_err(|e| EngineError::step("change the container's links", e.kind(), e))?;
+        let limit = Duration::from_millis(SHIM_REPLY_MS_MAX);
+        let deadline = tokio::time::Instant::now() + limit;
+        loop {
+            let Some(shim) = &mut self.shim else {
+                return Err(EngineError::NotRunning(self.id));
+            };
+            let event = tokio::time::timeout_at(deadline, shim.next()).await;
+            match event {
+                Ok(ShimEvent::LinksChanged { number, failure }) if number == wanted => {
+                    return match failure.is_empty() {
+                        true => Ok(()),
+                        false => Err(EngineError::WrongState(format!(
+                            "change the container's links: {failure}"
+                        ))),
+                    };
+                }
+                // A shim of an older version.
+                Ok(ShimEvent::Refused { text }) => {
+                    return Err(EngineError::Unsupported(format!(
+                        "this container was started by an older hull, which cannot change its \
+                         networks while it runs: {text}"
+                    )));
+                }
+                Ok(event) => Box::pin(self.on_shim(event)).await,
+                Err(_) => {
+                    return Err(EngineError::Unavailable(
+                        "the shim does not answer; the container's links may be incomplete"
+                            .to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Brings the links of a container that was found again to what is recorded, where a change
+    /// was cut off. Links that are in no record were removed before.
+    pub(super) async fn finish_link_change(&mut self) {
+        if !self.life.links_changing || self.pid == 0 {
+            return;
+        }
+        // Whoever asks for our state has to see the process that we work on.
+        self.publish();
+        for endpoint in self.life.endpoints.clone() {
+            if let Err(error) = self.make_link(&endpoint).await {
+                let error = error.chain();
+                tracing::warn!(container = %self.id.short(), error, "a cut off change of its links");
+            }
+        }
+        self.settle_links();
+    }
+
+    /// Keeps `/etc/hosts` of a running container true.
+    fn change_hosts(&self, added: &[Endpoint], removed: &[Endpoint]) {
+        let path = self.core.container_dir(self.id).join("hosts");
+        let hostname = translate::hostname(&self.spec, self.id);
+        let addresses = |endpoints: &[Endpoint]| -> Vec<IpAddr> {
+            endpoints.iter().flat_map(Endpoint::addresses).collect()
+        };
+        let names = (hostname.as_str(), self.spec.config.domainname.as_str());
+        let changed = network::change_hosts(&path, names, &addresses(added), &addresses(removed));
+        if let Err(error) = changed {
+            tracing::warn!(container = %self.id.short(), %error, "its hosts file");
+        }
+    }
+}
+
+/// What cannot be asked for on a network, whichever container asks.
+pub(crate) fn check_endpoint(network: &Network, asked: &EndpointSpec) -> Result<()> {
+    if network.predefined && !asked.aliases.is_empty() {
+        return Err(EngineError::Invalid(
+            "network-scoped alias is supported only for containers in user defined networks"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
