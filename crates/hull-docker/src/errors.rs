@@ -207,6 +207,9 @@ fn start_sentence(text: &str) -> String {
     if OWN_WORDS.iter().any(|word| text.starts_with(word)) || text.starts_with("Cannot mkdir: ") {
         return text.to_owned();
     }
+    if text.starts_with("failed to initialize logging driver") {
+        return format!("failed to create task for container: {text}");
+    }
     // The CLI exits with 126 for this word only.
     let directory = text.ends_with("is a directory");
     let suffix = if directory { ": permission denied" } else { "" };

@@ -8,14 +8,16 @@
 //! Both directions end on their own: the end of the client's input is passed on and output goes on;
 //! the end of output ends the relay. A client that vanished ends it too.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::stream;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
-use hull_engine::api::{Attached, LogLine};
+use hull_engine::api::{Attached, LogLine, LogLines};
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -36,6 +38,8 @@ const TYPED_BYTES: usize = 4 << 10;
 const MINOR_MULTIPLEXED: ApiMinor = 42;
 /// Bytes of a frame's header.
 const FRAME_HEADER_BYTES: usize = 8;
+/// Bytes of lines after which a frame of several is closed.
+const FRAME_BYTES: usize = 32 << 10;
 
 /// The media type of a stream of output.
 pub(crate) fn media_type(tty: bool, minor: ApiMinor) -> &'static str {
@@ -54,6 +58,10 @@ pub(crate) enum Input {
     /// The container reads them; on a terminal the keys end the stream.
     Wanted(DetachKeys),
 }
+
+/// How long a client may take to close its side after the output has ended. Closing ours before,
+/// with bytes of it unread, would cut it off in the middle of what it still has to read.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Joins the client with an attached stream.
 pub(crate) fn hijack(mut call: Call, attached: Attached, input: Input) -> Reply {
@@ -115,6 +123,8 @@ fn plain(call: Call, attached: Attached, input: &Input, media_type: &'static str
         let mut buffer = BytesMut::with_capacity(RELAY_BYTES);
         match output.read_buf(&mut buffer).await {
             Ok(0) => None,
+            // It closed with input unread; all that it had to say came before.
+            Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => None,
             Ok(_) => Some((Ok(buffer.freeze()), (output, replay))),
             Err(cause) => Some((Err(cause), (output, replay))),
         }
@@ -180,8 +190,7 @@ impl Relay {
         let (mut from_shim, to_shim) = attached.stream.into_split();
         let output = async {
             to.write_all(&attached.replay).await?;
-            copy(&mut from_shim, &mut to).await?;
-            to.shutdown().await
+            copy(&mut from_shim, &mut to).await
         };
         let tty = attached.tty;
         let input = async {
@@ -204,11 +213,18 @@ impl Relay {
             client.vanished().await;
             Err(io::ErrorKind::BrokenPipe.into())
         };
-        tokio::pin!(output, input);
-        tokio::select! {
-            ended = &mut output => ended,
-            ended = &mut input => ended,
+        let mut rest = client.clone();
+        {
+            tokio::pin!(output, input);
+            tokio::select! {
+                ended = &mut output => ended,
+                detached = &mut input => detached,
+            }?;
         }
+        rest.shutdown().await?;
+        let mut nowhere = tokio::io::sink();
+        drop(tokio::time::timeout(LINGER, tokio::io::copy(&mut rest, &mut nowhere)).await);
+        Ok(())
     }
 }
 
@@ -272,7 +288,11 @@ async fn copy(
 ) -> io::Result<()> {
     let mut buffer = vec![0; RELAY_BYTES];
     loop {
-        let size = from.read(&mut buffer).await?;
+        let size = match from.read(&mut buffer).await {
+            // The other end closed with input unread; all that it had to say came before.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+            read => read?,
+        };
         if size == 0 {
             return Ok(());
         }
@@ -290,23 +310,80 @@ pub(crate) fn put_frame(to: &mut BytesMut, stderr: bool, parts: &[&[u8]]) {
     parts.iter().for_each(|part| to.put_slice(part));
 }
 
-/// One batch of log lines as clients read them: a frame per line, or bare bytes for a terminal.
-pub(crate) fn frame_lines(lines: &[LogLine], tty: bool, timestamps: bool) -> Bytes {
+/// How a client wants log lines.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LineForm {
+    /// Bare bytes of a terminal instead of frames.
+    pub(crate) tty: bool,
+    pub(crate) timestamps: bool,
+    /// What the log driver was told to put beside each line.
+    pub(crate) details: bool,
+    /// A frame for each line, as who follows a log wants them; else for as many as fit.
+    pub(crate) frame_per_line: bool,
+}
+
+/// One batch of log lines as clients read them.
+pub(crate) fn frame_lines(lines: &LogLines, form: LineForm) -> Bytes {
     let mut out = BytesMut::new();
-    for line in lines {
-        let stamp = if timestamps {
-            fixed_width(&line.time) + " "
-        } else {
-            String::new()
-        };
-        let parts = [stamp.as_bytes(), &line.bytes];
-        if tty {
-            parts.iter().for_each(|part| out.put_slice(part));
-        } else {
-            put_frame(&mut out, line.stderr, &parts);
+    // Where the open frame begins, and of which stream it is.
+    let mut open: Option<(usize, bool)> = None;
+    for line in lines.iter() {
+        let goes_on = open.is_some_and(|(from, stderr)| {
+            let size = out.len() - from - FRAME_HEADER_BYTES;
+            stderr == line.stderr && !form.frame_per_line && size < FRAME_BYTES
+        });
+        if !form.tty && !goes_on {
+            close_frame(&mut out, open);
+            open = Some((out.len(), line.stderr));
+            put_frame(&mut out, line.stderr, &[]);
+        }
+        put_line(&mut out, line, form);
+    }
+    close_frame(&mut out, open);
+    out.freeze()
+}
+
+fn close_frame(out: &mut BytesMut, open: Option<(usize, bool)>) {
+    let Some((from, _)) = open else { return };
+    let size = out.len() - from - FRAME_HEADER_BYTES;
+    let size = u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes();
+    out[from + FRAME_HEADER_BYTES - size.len()..from + FRAME_HEADER_BYTES].copy_from_slice(&size);
+}
+
+fn put_line(out: &mut BytesMut, line: LogLine<'_>, form: LineForm) {
+    if form.timestamps {
+        out.put_slice(fixed_width(line.time).as_bytes());
+        out.put_u8(b' ');
+    }
+    if form.details {
+        out.put_slice(details(line.attributes).as_bytes());
+        out.put_u8(b' ');
+    }
+    out.put_slice(line.text);
+}
+
+/// `name=value,name=value`, in the order of names and escaped as in a query.
+fn details(attributes: &[u8]) -> String {
+    let attributes: BTreeMap<String, String> =
+        serde_json::from_slice(attributes).unwrap_or_default();
+    let pairs = attributes
+        .iter()
+        .map(|(name, value)| format!("{}={}", query_escape(name), query_escape(value)));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+fn query_escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'.' | b'~' => {
+                escaped.push(char::from(byte));
+            }
+            b' ' => escaped.push('+'),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
         }
     }
-    out.freeze()
+    escaped
 }
 
 /// A time with all nine digits, which is how Docker prefixes lines.
@@ -322,27 +399,53 @@ fn fixed_width(time: &str) -> String {
 mod tests {
     use super::*;
 
-    fn line(stderr: bool, text: &str) -> LogLine {
-        LogLine {
-            stderr,
-            time: "2026-11-21T09:32:50.92Z".into(),
-            bytes: text.into(),
-        }
+    const PLAIN: LineForm = LineForm {
+        tty: false,
+        timestamps: false,
+        details: false,
+        frame_per_line: true,
+    };
+
+    fn framed(form: LineForm) -> Vec<u8> {
+        let line = |text: &str, stream: &str, attrs: &str| {
+            format!(
+                "{{\"log\":\"{text}\\n\",\"stream\":\"{stream}\"{attrs},\
+                 \"time\":\"2026-11-21T09:32:50.92Z\"}}\n"
+            )
+        };
+        let attrs = ",\"attrs\":{\"b\":\"x y\",\"a\":\"/\"}";
+        let text =
+            line("hi", "stdout", attrs) + &line("ho", "stdout", "") + &line("oh", "stderr", "");
+        frame_lines(&LogLines::parse(text.into_bytes()), form).to_vec()
     }
 
     #[test]
     fn lines_become_frames_with_their_stream_and_length() {
-        let framed = frame_lines(&[line(false, "hi\n"), line(true, "oh\n")], false, false);
         assert_eq!(
-            &framed[..],
-            b"\x01\0\0\0\0\0\0\x03hi\n\x02\0\0\0\0\0\0\x03oh\n"
+            framed(PLAIN),
+            b"\x01\0\0\0\0\0\0\x03hi\n\x01\0\0\0\0\0\0\x03ho\n\x02\0\0\0\0\0\0\x03oh\n"
+        );
+        let together = LineForm {
+            frame_per_line: false,
+            ..PLAIN
+        };
+        assert_eq!(
+            framed(together),
+            b"\x01\0\0\0\0\0\0\x06hi\nho\n\x02\0\0\0\0\0\0\x03oh\n"
         );
     }
 
     #[test]
     fn a_terminal_has_no_frames_and_times_have_nine_digits() {
-        let framed = frame_lines(&[line(false, "hi\r\n")], true, true);
-        assert_eq!(&framed[..], b"2026-11-21T09:32:50.920000000Z hi\r\n");
+        let form = LineForm {
+            tty: true,
+            timestamps: true,
+            details: true,
+            ..PLAIN
+        };
+        let time = "2026-11-21T09:32:50.920000000Z";
+        let expected = format!("{time} a=%2F,b=x+y hi\n{time}  ho\n{time}  oh\n");
+        assert_eq!(String::from_utf8(framed(form)), Ok(expected));
         assert_eq!(
             fixed_width("2026-11-21T09:32:50Z"),
             "2026-11-21T09:32:50.000000000Z"

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use crate::logs::lines::{LogLine, LogLines};
 use hull_model::port::PublishedPort;
 use hull_model::spec::{ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding};
 use hull_model::state::{Exit, State};
@@ -249,17 +250,6 @@ pub struct LogsRequest {
     pub until_ns: i64,
 }
 
-/// One line of a log, without its JSON form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogLine {
-    /// From stderr, not stdout.
-    pub stderr: bool,
-    /// RFC 3339 with nanoseconds, as in the file.
-    pub time: String,
-    /// Bytes with their line end, or a part of 16 KiB without one.
-    pub bytes: Vec<u8>,
-}
-
 /// A command to run in a container.
 #[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct ExecRequest {
@@ -433,6 +423,10 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// How layers are held: `erofs (file, direct)`, `erofs (loop)`.
     pub layer_backing: String,
+    /// Log drivers that there are.
+    pub log_drivers: &'static [&'static str],
+    /// The log driver of who names none.
+    pub log_driver: String,
 }
 
 /// How a network connects its endpoints.

@@ -18,7 +18,6 @@ use crate::api::{AttachRequest, Container, LogsRequest};
 use crate::error::{EngineError, Result};
 use crate::events::Events;
 use crate::jobs::{Jobs, Pool};
-use crate::logs;
 use crate::network::Network;
 use crate::object::exec::ExecTable;
 use crate::object::image::ImageTable;
@@ -26,6 +25,7 @@ use crate::object::registry::Registry;
 use crate::object::transfer::Transfers;
 use crate::port::Ports;
 use crate::store::Store;
+use crate::{log_driver, logs};
 
 /// Containers that join the network of one that joins the next, before we look no further.
 const JOINS_MAX: usize = 16;
@@ -98,12 +98,9 @@ impl Core {
         self.config.run_root.join("x").join(id.short())
     }
 
-    /// Where its output is kept; none for drivers that keep no file.
-    pub(crate) fn log_path(&self, spec: &ContainerSpec, id: SandboxId) -> Option<PathBuf> {
-        match spec.host.log.driver.as_str() {
-            "" | "json-file" => Some(self.container_dir(id).join(format!("{id}-json.log"))),
-            _ => None,
-        }
+    /// The file that `logs` reads; none for drivers that keep nothing.
+    pub(crate) fn log_file(&self, spec: &ContainerSpec, id: SandboxId) -> Option<PathBuf> {
+        log_driver::file(&spec.host.log, &self.container_dir(id), id)
     }
 
     /// Its cgroup below the root of each hierarchy.
@@ -187,27 +184,28 @@ impl Core {
     /// What a container printed so far, as an attached client sees it.
     pub(crate) fn read_replay(
         &self,
+        spec: &ContainerSpec,
         id: SandboxId,
         request: AttachRequest,
-        tty: bool,
     ) -> Result<Vec<u8>> {
-        let path = self.container_dir(id).join(format!("{id}-json.log"));
+        let Some(path) = self.log_file(spec, id) else {
+            return Ok(Vec::new());
+        };
         let wanted = LogsRequest {
             stdout: request.stdout,
             stderr: request.stderr,
             ..LogsRequest::default()
         };
-        let lines =
-            logs::read_all(&path, &wanted).map_err(|e| EngineError::io("read the log", e))?;
         let mut replay = Vec::new();
-        for line in lines {
-            if !tty {
-                let length = u32::try_from(line.bytes.len()).unwrap_or(u32::MAX);
+        logs::read_all(&path, &wanted, |line| {
+            if !spec.config.tty {
+                let length = u32::try_from(line.text.len()).unwrap_or(u32::MAX);
                 replay.extend([if line.stderr { 2 } else { 1 }, 0, 0, 0]);
                 replay.extend(length.to_be_bytes());
             }
-            replay.extend(line.bytes);
-        }
+            replay.extend_from_slice(line.text);
+        })
+        .map_err(|e| EngineError::io("read the log", e))?;
         Ok(replay)
     }
 }

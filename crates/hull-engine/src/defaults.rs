@@ -3,8 +3,8 @@
 
 use hull_model::spec::{HostConfig, LogConfig, NamespaceMode, SeccompChoice, Ulimit};
 
-/// The driver whose options we know, and the default.
-const JSON_FILE: &str = "json-file";
+use crate::error::Result;
+use crate::log_driver;
 
 /// Defaults that the daemon's configuration decides.
 #[derive(Debug, Clone, Default)]
@@ -71,11 +71,24 @@ impl HostDefaults {
         }
     }
 
-    fn apply_log(&self, log: &mut LogConfig) {
-        let default = match self.log.driver.as_str() {
-            "" => JSON_FILE,
+    /// The log driver of who names none.
+    pub(crate) fn log_driver(&self) -> &str {
+        match self.log.driver.as_str() {
+            "" => log_driver::DEFAULT,
             driver => driver,
-        };
+        }
+    }
+
+    /// Checks what can be wrong in them.
+    ///
+    /// # Errors
+    /// Invalid argument, as for a container that asks for the same.
+    pub fn check(&self) -> Result<()> {
+        log_driver::check(&self.log)
+    }
+
+    fn apply_log(&self, log: &mut LogConfig) {
+        let default = self.log_driver();
         if log.driver.is_empty() {
             default.clone_into(&mut log.driver);
         }

@@ -20,7 +20,7 @@ mod events;
 mod files;
 mod jobs;
 mod limits;
-mod log_options;
+mod log_driver;
 mod logs;
 mod name;
 mod network;
@@ -45,7 +45,7 @@ use std::sync::Arc;
 
 use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
-    Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLine, LogsRequest, Member,
+    Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLines, LogsRequest, Member,
     Network, NetworkRequest, Progress, PublishRequest, PullRequest, PushRequest, RegistryAuth,
     RemoteImage, RemoveOptions, Transfer, WaitCondition, Waited,
 };
@@ -359,10 +359,10 @@ impl Containers<'_> {
         &self,
         id: SandboxId,
         request: LogsRequest,
-    ) -> Result<mpsc::Receiver<Vec<LogLine>>> {
+    ) -> Result<mpsc::Receiver<LogLines>> {
         let snapshot = self.handle(id)?.snapshot;
-        let path = snapshot.borrow().log_path.clone();
-        let Some(path) = path else {
+        let spec = snapshot.borrow().spec.clone();
+        let Some(path) = self.0.log_file(&spec, id) else {
             return Err(EngineError::Unsupported(
                 "configured logging driver does not support reading".to_owned(),
             ));

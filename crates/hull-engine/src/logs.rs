@@ -1,32 +1,34 @@
-//! Reads `json-file` logs back: from an offset, over rotated files, and on while it grows.
+//! Reads logs back: from an offset, over rotated files, and on while they grow.
+//!
+//! ```text
+//!  shim ──▶ files ──▶ files.rs: which, in which order ──▶ lines.rs: chunks of lines ──▶ client
+//! ```
 //!
 //! The shim writes; nobody tells us. A follower watches the directory and reads what is there,
-//! so it never holds the container up. Rotation renames `log` to `log.1`, `log.1` to `log.2`.
+//! so it never holds the container up. One that is not read keeps its place and two chunks.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
+pub(crate) mod files;
+pub(crate) mod lines;
+
+use std::collections::VecDeque;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hull_os::inotify::Inotify;
-use serde::Deserialize;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{Container, LogLine, LogsRequest};
+use crate::api::{Container, LogLines, LogsRequest};
+use crate::clock::now_ns;
 use crate::error::{EngineError, Result};
 use crate::jobs::{Jobs, Pool};
+use files::{Cursor, Part};
+use lines::LogLine;
 
-/// Bytes that are read and parsed at once.
-const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks that may wait for a slow reader.
-const CHUNKS_WAITING_MAX: usize = 2;
-/// A log line longer than this is damage: the shim cuts at 16 KiB, which escaping makes six times
-/// longer at most.
-const LINE_BYTES_MAX: usize = 1 << 20;
-/// Rotated files that are looked for.
-const ROTATED_MAX: u32 = 1000;
+const CHUNKS_WAITING_MAX: usize = 1;
 
 /// Starts reading; lines come in the channel, which ends with the log.
 pub(crate) fn read(
@@ -34,7 +36,7 @@ pub(crate) fn read(
     path: PathBuf,
     request: LogsRequest,
     snapshot: watch::Receiver<Arc<Container>>,
-) -> mpsc::Receiver<Vec<LogLine>> {
+) -> mpsc::Receiver<LogLines> {
     let (lines, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     tokio::spawn(async move {
         let reading = Reading {
@@ -51,67 +53,76 @@ pub(crate) fn read(
 }
 
 /// All lines that are there now, for an attach with `logs`.
-pub(crate) fn read_all(path: &Path, request: &LogsRequest) -> io::Result<Vec<LogLine>> {
-    let mut lines = Vec::new();
-    for file in open_all(path)? {
-        let mut cursor = Cursor {
-            file,
-            carry: Vec::new(),
-        };
-        while let Some(mut chunk) = cursor.next_lines()? {
-            chunk.retain(|line| wanted(request, line));
-            lines.append(&mut chunk);
+pub(crate) fn read_all(
+    path: &Path,
+    request: &LogsRequest,
+    mut take: impl FnMut(LogLine<'_>),
+) -> io::Result<()> {
+    for part in files::all(path)? {
+        let mut cursor = Cursor::open(part, false)?;
+        while let Some(lines) = cursor.next_lines()? {
+            lines
+                .iter()
+                .filter(|line| wanted(request, *line))
+                .for_each(&mut take);
         }
     }
-    Ok(lines)
+    Ok(())
 }
 
 struct Reading {
     jobs: Arc<Jobs>,
     path: PathBuf,
     request: LogsRequest,
-    lines: mpsc::Sender<Vec<LogLine>>,
+    lines: mpsc::Sender<LogLines>,
 }
 
 impl Reading {
     async fn run(self, mut snapshot: watch::Receiver<Arc<Container>>) -> Result<()> {
         // Watch before reading, so that nothing is missed between the two.
-        let inotify = if self.request.follow {
-            Some(self.watch()?)
-        } else {
-            None
+        let inotify = match self.request.follow {
+            true => Some(self.watch()?),
+            false => None,
         };
         let (path, tail) = (self.path.clone(), self.request.tail);
-        let files = self
-            .jobs
-            .run(Pool::Disk, move || open_from(&path, tail))
-            .await?
-            .map_err(|e| EngineError::io("open the log", e))?;
+        let opened = move || files::tail(&path, tail);
+        let (parts, mut skip) = self.disk(opened).await?;
+        let last = self.read_parts(parts, &mut skip).await?;
+        match (last, inotify) {
+            (Some(last), Some(inotify)) => self.follow(last, inotify, &mut snapshot).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads what is there; the cursor of the last file, unless the reader has all it wanted.
+    async fn read_parts(
+        &self,
+        mut parts: VecDeque<Part>,
+        skip: &mut u64,
+    ) -> Result<Option<Option<Cursor>>> {
         let mut last = None;
-        for file in files {
-            let mut cursor = Cursor {
-                file,
-                carry: Vec::new(),
-            };
+        while let Some(part) = parts.pop_front() {
+            let growing = self.request.follow && parts.is_empty();
+            let mut cursor = self.disk(move || Cursor::open(part, growing)).await?;
             loop {
-                let (back, chunk) = self.next(cursor).await?;
+                let (back, chunk) = self.next(cursor, None).await?;
                 cursor = back;
-                let Some(chunk) = chunk else { break };
+                let Some(mut chunk) = chunk else { break };
+                *skip -= chunk.skip(*skip);
                 if !self.send(chunk).await {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
             last = Some(cursor);
         }
-        match inotify {
-            Some(inotify) => self.follow(last, inotify, &mut snapshot).await,
-            None => Ok(()),
-        }
+        Ok(Some(last))
     }
 
     fn watch(&self) -> Result<AsyncFd<Inotify>> {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
-        Inotify::watch_directory(directory)
+        // It is made at the first start.
+        std::fs::create_dir_all(directory)
+            .and_then(|()| Inotify::watch_directory(directory))
             .and_then(crate::object::connection::watch)
             .map_err(|e| EngineError::io(format!("watch {}", directory.display()), e))
     }
@@ -122,22 +133,24 @@ impl Reading {
         inotify: AsyncFd<Inotify>,
         snapshot: &mut watch::Receiver<Arc<Container>>,
     ) -> Result<()> {
+        let until = until_over(self.request.until_ns);
+        tokio::pin!(until);
         loop {
             // Asked before reading: what was written before the end is read after it.
             let live = snapshot.borrow_and_update().state.is_live();
             loop {
-                cursor = self.newest(cursor).await?;
-                let Some(current) = cursor.take() else { break };
-                let (back, chunk) = self.next(current).await?;
+                let current = match cursor.take() {
+                    Some(cursor) => cursor,
+                    None => match self.first().await? {
+                        Some(cursor) => cursor,
+                        None => break,
+                    },
+                };
+                let (back, chunk) = self.next(current, Some(self.path.clone())).await?;
                 cursor = Some(back);
-                match chunk {
-                    Some(chunk) => {
-                        if !self.send(chunk).await {
-                            return Ok(());
-                        }
-                    }
-                    None if self.rotated(cursor.as_ref()) => {}
-                    None => break,
+                let Some(chunk) = chunk else { break };
+                if !self.send(chunk).await {
+                    return Ok(());
                 }
             }
             if !live {
@@ -150,54 +163,53 @@ impl Reading {
                     ready.clear_ready();
                 }
                 changed = snapshot.changed() => if changed.is_err() { return Ok(()) },
+                () = &mut until => return Ok(()),
                 () = self.lines.closed() => return Ok(()),
             }
         }
     }
 
-    /// The file to read on: the one at hand, or the next one when it was rotated away and read out.
-    async fn newest(&self, cursor: Option<Cursor>) -> Result<Option<Cursor>> {
+    /// The oldest file, for a log of which there was none.
+    async fn first(&self) -> Result<Option<Cursor>> {
         let path = self.path.clone();
-        self.jobs
-            .run(Pool::Disk, move || match cursor {
-                Some(cursor) if cursor.at_end() && !same_file(&cursor.file, &path) => {
-                    File::open(&path).ok().map_or(Some(cursor), |file| {
-                        Some(Cursor {
-                            file,
-                            carry: Vec::new(),
-                        })
-                    })
-                }
-                Some(cursor) => Some(cursor),
-                None => File::open(&path).ok().map(|file| Cursor {
-                    file,
-                    carry: Vec::new(),
-                }),
-            })
-            .await
+        self.disk(move || {
+            let part = files::all(&path)?.pop_front();
+            part.map(|part| Cursor::open(part, true)).transpose()
+        })
+        .await
     }
 
-    fn rotated(&self, cursor: Option<&Cursor>) -> bool {
-        cursor.is_some_and(|cursor| self.path.exists() && !same_file(&cursor.file, &self.path))
+    /// The next chunk, also of the next file of `path`.
+    async fn next(
+        &self,
+        mut cursor: Cursor,
+        path: Option<PathBuf>,
+    ) -> Result<(Cursor, Option<LogLines>)> {
+        self.disk(move || {
+            let chunk = match path {
+                Some(path) => cursor.next_lines_of(&path),
+                None => cursor.next_lines(),
+            };
+            chunk.map(|chunk| (cursor, chunk))
+        })
+        .await
     }
 
-    async fn next(&self, mut cursor: Cursor) -> Result<(Cursor, Option<Vec<LogLine>>)> {
+    async fn disk<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.jobs
-            .run(Pool::Disk, move || {
-                let chunk = cursor.next_lines();
-                chunk.map(|chunk| (cursor, chunk))
-            })
+            .run(Pool::Disk, job)
             .await?
             .map_err(|e| EngineError::io("read the log", e))
     }
 
     /// Sends what is wanted; false when the reader is gone or has all it wanted.
-    async fn send(&self, mut chunk: Vec<LogLine>) -> bool {
+    async fn send(&self, mut chunk: LogLines) -> bool {
         let until = self.request.until_ns;
-        let over = until != 0
-            && chunk
-                .last()
-                .is_some_and(|line| time_ns(&line.time).is_some_and(|at| at > until));
+        let last = chunk.iter().next_back().and_then(|line| time_ns(line.time));
+        let over = until != 0 && last.is_some_and(|at| at > until);
         chunk.retain(|line| wanted(&self.request, line));
         if !chunk.is_empty() && self.lines.send(chunk).await.is_err() {
             return false;
@@ -206,19 +218,26 @@ impl Reading {
     }
 }
 
-fn wanted(request: &LogsRequest, line: &LogLine) -> bool {
-    let stream = if line.stderr {
-        request.stderr
-    } else {
-        request.stdout
+/// Waits until the time that is asked for is over, on the clock of the lines.
+async fn until_over(until_ns: i64) {
+    match u64::try_from(until_ns) {
+        Ok(1..) => {
+            let left = until_ns.saturating_sub(now_ns());
+            tokio::time::sleep(Duration::from_nanos(u64::try_from(left).unwrap_or(0))).await;
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+fn wanted(request: &LogsRequest, line: LogLine<'_>) -> bool {
+    let stream = match line.stderr {
+        true => request.stderr,
+        false => request.stdout,
     };
-    if !stream {
-        return false;
+    if !stream || (request.since_ns == 0 && request.until_ns == 0) {
+        return stream;
     }
-    if request.since_ns == 0 && request.until_ns == 0 {
-        return true;
-    }
-    let Some(at) = time_ns(&line.time) else {
+    let Some(at) = time_ns(line.time) else {
         return true;
     };
     (request.since_ns == 0 || at >= request.since_ns)
@@ -249,198 +268,9 @@ pub(crate) fn time_ns(text: &str) -> Option<i64> {
         .checked_add(nanos)
 }
 
-struct Cursor {
-    file: File,
-    /// The start of a line whose end is not written yet.
-    carry: Vec<u8>,
-}
-
-impl Cursor {
-    /// Whole lines of the next chunk; none at the end of what is there now.
-    fn next_lines(&mut self) -> io::Result<Option<Vec<LogLine>>> {
-        loop {
-            let old = self.carry.len();
-            self.carry.resize(old + CHUNK_BYTES, 0);
-            let read = self.file.read(&mut self.carry[old..])?;
-            self.carry.truncate(old + read);
-            if read == 0 {
-                return Ok(None);
-            }
-            let Some(end) = self.carry[old..].iter().rposition(|b| *b == b'\n') else {
-                if self.carry.len() > LINE_BYTES_MAX {
-                    self.carry.clear();
-                }
-                continue;
-            };
-            let rest = self.carry.split_off(old + end + 1);
-            let whole = std::mem::replace(&mut self.carry, rest);
-            return Ok(Some(
-                whole
-                    .split(|b| *b == b'\n')
-                    .filter_map(parse_line)
-                    .collect(),
-            ));
-        }
-    }
-
-    fn at_end(&self) -> bool {
-        let position = (&self.file).stream_position();
-        match (position, self.file.metadata()) {
-            (Ok(position), Ok(facts)) => position >= facts.len(),
-            _ => true,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct JsonLine<'a> {
-    #[serde(borrow)]
-    log: std::borrow::Cow<'a, str>,
-    stream: &'a str,
-    time: &'a str,
-}
-
-/// One line of the file; none when it is damaged, as after a power cut.
-fn parse_line(text: &[u8]) -> Option<LogLine> {
-    let line: JsonLine<'_> = serde_json::from_slice(text).ok()?;
-    Some(LogLine {
-        stderr: line.stream == "stderr",
-        time: line.time.to_owned(),
-        bytes: line.log.into_owned().into_bytes(),
-    })
-}
-
-fn rotated_path(path: &Path, number: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{number}"));
-    PathBuf::from(name)
-}
-
-/// All files of a log, the oldest first.
-fn open_all(path: &Path) -> io::Result<Vec<File>> {
-    let mut files = Vec::new();
-    for number in 1..ROTATED_MAX {
-        match File::open(rotated_path(path, number)) {
-            Ok(file) => files.insert(0, file),
-            Err(_) => break,
-        }
-    }
-    match File::open(path) {
-        Ok(file) => files.push(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    Ok(files)
-}
-
-/// The files from which on `tail` lines are left, positioned there.
-fn open_from(path: &Path, tail: Option<u64>) -> io::Result<Vec<File>> {
-    let mut files = open_all(path)?;
-    let Some(mut left) = tail else {
-        return Ok(files);
-    };
-    for at in (0..files.len()).rev() {
-        let found = seek_tail(&mut files[at], left)?;
-        if found >= left {
-            return Ok(files.split_off(at));
-        }
-        left -= found;
-    }
-    Ok(files)
-}
-
-/// Positions a file before its last `lines` lines; returns how many there are, at most that many.
-fn seek_tail(file: &mut File, lines: u64) -> io::Result<u64> {
-    let length = file.metadata()?.len();
-    let mut end = length;
-    let mut found = 0;
-    let mut block = vec![0u8; 64 << 10];
-    while end > 0 {
-        let start = end.saturating_sub(block.len() as u64);
-        let size = usize::try_from(end - start).unwrap_or(block.len());
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(&mut block[..size])?;
-        for at in (0..size).rev() {
-            // The line end at the very end of the file closes the last line, it opens none.
-            if block[at] == b'\n' && start + at as u64 + 1 != length {
-                found += 1;
-                if found == lines {
-                    file.seek(SeekFrom::Start(start + at as u64 + 1))?;
-                    return Ok(found);
-                }
-            }
-        }
-        end = start;
-    }
-    if lines == 0 {
-        file.seek(SeekFrom::End(0))?;
-        return Ok(0);
-    }
-    file.seek(SeekFrom::Start(0))?;
-    Ok(if length > 0 { found + 1 } else { 0 })
-}
-
-fn same_file(file: &File, path: &Path) -> bool {
-    match (file.metadata(), path.metadata()) {
-        (Ok(a), Ok(b)) => a.ino() == b.ino() && a.dev() == b.dev(),
-        // In the middle of a rotation there is no file of that name; the next look will tell.
-        _ => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn log_file(name: &str, lines: std::ops::Range<u32>) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("hull-log-{name}-{}", std::process::id()));
-        let text: String = lines
-            .map(|n| format!("{{\"log\":\"{n}\\n\",\"stream\":\"stdout\",\"time\":\"2024-01-02T03:04:05.{n:09}Z\"}}\n"))
-            .collect();
-        std::fs::write(&path, text).expect("write");
-        path
-    }
-
-    fn texts(files: Vec<File>) -> Vec<String> {
-        let mut all = Vec::new();
-        for file in files {
-            let mut cursor = Cursor {
-                file,
-                carry: Vec::new(),
-            };
-            while let Some(lines) = cursor.next_lines().expect("read") {
-                all.extend(
-                    lines
-                        .into_iter()
-                        .map(|l| String::from_utf8(l.bytes).expect("text")),
-                );
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn tail_counts_over_rotated_files() {
-        let path = log_file("tail", 10..15);
-        std::fs::copy(log_file("tail-old", 0..10), rotated_path(&path, 1)).expect("copy");
-        for (tail, first, count) in [
-            (Some(2), "13\n", 2),
-            (Some(5), "10\n", 5),
-            (Some(7), "8\n", 7),
-            (None, "0\n", 15),
-            (Some(99), "0\n", 15),
-        ] {
-            let lines = texts(open_from(&path, tail).expect("open"));
-            assert_eq!((lines.len(), lines[0].as_str()), (count, first), "{tail:?}");
-        }
-        assert!(texts(open_from(&path, Some(0)).expect("open")).is_empty());
-    }
-
-    #[test]
-    fn damaged_lines_are_left_out() {
-        assert_eq!(parse_line(b"{\"log\":\"a"), None);
-        assert_eq!(parse_line(b""), None);
-    }
 
     #[test]
     fn times_are_read_as_they_are_written() {

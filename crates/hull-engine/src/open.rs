@@ -170,6 +170,8 @@ pub(crate) fn facts(core: &Core) -> Facts {
         layer_backing: backing
             .map_or("erofs", |backing| backing.words())
             .to_owned(),
+        log_drivers: &crate::log_driver::NAMES,
+        log_driver: core.config.defaults.log_driver().to_owned(),
     }
 }
 

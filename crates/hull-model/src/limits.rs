@@ -33,6 +33,12 @@ pub const EXECS_ENDED_KEPT_MAX: usize = 256;
 pub const LOG_FILE_BYTES_MAX: u64 = 100 << 20;
 /// Log files kept per container, where nobody said otherwise.
 pub const LOG_FILES_MAX: u32 = 3;
+/// The same for the driver `local` and for what is kept of a log that goes elsewhere, as in Docker.
+pub const LOCAL_LOG_FILE_BYTES_MAX: u64 = 20 << 20;
+/// Files of those.
+pub const LOCAL_LOG_FILES_MAX: u32 = 5;
+/// Bytes that may wait for a log service with `mode=non-blocking`, as in Docker.
+pub const LOG_BUFFER_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of `/dev/shm` where nobody said otherwise, as in Docker.
 pub const SHM_BYTES: u64 = 64 << 20;
 /// Blocking jobs on the disk at the same time.

@@ -3,12 +3,15 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use crate::process::{check, own};
 
 /// Descriptors that one message may carry: the kernel's own bound.
 pub const DESCRIPTORS_MAX: usize = 253;
 const CONTROL_BYTES: usize = 1040;
+/// Bytes of the path in an address, with the NUL behind it.
+const UNIX_PATH_BYTES: usize = 108;
 
 /// Buffer of ancillary data, aligned as the kernel wants it.
 #[repr(C, align(8))]
@@ -73,6 +76,79 @@ pub fn connect(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let (fd, pointer) = (socket.as_raw_fd(), (&raw const address).cast());
     // SAFETY: the structure is valid for reads of the length.
     check(unsafe { libc::connect(fd, pointer, length) }.into())?;
+    Ok(socket)
+}
+
+/// Where a socket can be reached, in the kernel's own form: `sockaddr_un`, `sockaddr_in`, ….
+///
+/// # Errors
+/// `InvalidFilename` when the path has more than 107 bytes, which is all that an address holds.
+pub fn unix_address(path: &std::path::Path) -> io::Result<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = path.as_os_str().as_bytes();
+    if path.is_empty() || path.len() >= UNIX_PATH_BYTES || path.contains(&0) {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    }
+    let family = libc::AF_UNIX as libc::sa_family_t;
+    let mut address = family.to_ne_bytes().to_vec();
+    address.extend_from_slice(path);
+    address.push(0);
+    Ok(address)
+}
+
+/// The kernel's form of an internet address.
+pub fn internet_address(address: &std::net::SocketAddr) -> Vec<u8> {
+    let family = match address {
+        std::net::SocketAddr::V4(_) => libc::AF_INET,
+        std::net::SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let mut bytes = (family as libc::sa_family_t).to_ne_bytes().to_vec();
+    bytes.extend_from_slice(&address.port().to_be_bytes());
+    match address {
+        std::net::SocketAddr::V4(address) => {
+            bytes.extend_from_slice(&address.ip().octets());
+            bytes.extend_from_slice(&[0; 8]);
+        }
+        std::net::SocketAddr::V6(address) => {
+            bytes.extend_from_slice(&address.flowinfo().to_be_bytes());
+            bytes.extend_from_slice(&address.ip().octets());
+            bytes.extend_from_slice(&address.scope_id().to_ne_bytes());
+        }
+    }
+    bytes
+}
+
+/// Whether an address in the kernel's form is one of this host only.
+pub fn is_unix_address(address: &[u8]) -> bool {
+    address.first_chunk() == Some(&(libc::AF_UNIX as libc::sa_family_t).to_ne_bytes())
+}
+
+/// Connects to an address in the kernel's form and returns a nonblocking socket: one that keeps
+/// messages apart (`SOCK_DGRAM`), or a stream. A stream's connection may take until `patience`.
+///
+/// # Errors
+/// `ConnectionRefused` when nobody is there, `WouldBlock` when the time is over.
+pub fn connect_to(address: &[u8], datagrams: bool, patience: Duration) -> io::Result<OwnedFd> {
+    let family = address.first_chunk().ok_or(io::ErrorKind::InvalidInput)?;
+    let family = i32::from(libc::sa_family_t::from_ne_bytes(*family));
+    let kind = if datagrams {
+        libc::SOCK_DGRAM
+    } else {
+        libc::SOCK_STREAM
+    };
+    // SAFETY: integers only.
+    let socket = own(unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, 0) }.into())?;
+    let limit = libc::timeval {
+        tv_sec: libc::time_t::try_from(patience.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_usec: patience.subsec_micros().into(),
+    };
+    set_option(socket.as_fd(), libc::SO_SNDTIMEO, &limit)?;
+    let length = libc::socklen_t::try_from(address.len()).map_err(io::Error::other)?;
+    let (fd, pointer) = (socket.as_raw_fd(), address.as_ptr().cast());
+    // SAFETY: the address is valid for reads of its length; the kernel copies it, so that its
+    // alignment does not matter.
+    check(unsafe { libc::connect(fd, pointer, length) }.into())?;
+    crate::process::set_nonblocking(socket.as_fd())?;
     Ok(socket)
 }
 
@@ -212,22 +288,23 @@ fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
 /// What the kernel says.
 pub fn set_send_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
     let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    let set = |option| {
-        // SAFETY: the value is valid for reads of its size.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                option,
-                (&raw const value).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        check(result.into())
+    set_option(socket, libc::SO_SNDBUFFORCE, &value)
+        .or_else(|_| set_option(socket, libc::SO_SNDBUF, &value))
+}
+
+fn set_option<T>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
+    let (pointer, size) = ((&raw const *value).cast(), size_of::<T>());
+    // SAFETY: the value is valid for reads of its size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            pointer,
+            size as libc::socklen_t,
+        )
     };
-    set(libc::SO_SNDBUFFORCE)
-        .or_else(|_| set(libc::SO_SNDBUF))
-        .map(drop)
+    check(result.into()).map(drop)
 }
 
 /// The process at the other end: of a pair, who made it; of a connection, who listens.

@@ -176,6 +176,8 @@ pub enum Event {
         /// Why not; empty: they were.
         failure: CString,
     },
+    /// A file of the log is full and has a number behind its name now.
+    LogRotated,
     /// A request was not understood.
     Refused {
         /// Why.
@@ -204,6 +206,7 @@ mod tag {
     pub(super) const REFUSED: u16 = 109;
     pub(super) const KEPT: u16 = 110;
     pub(super) const LINKS_CHANGED: u16 = 111;
+    pub(super) const LOG_ROTATED: u16 = 112;
 }
 
 /// Makes a text of a message: without a NUL inside, not too long.
@@ -296,6 +299,21 @@ impl StartFailure {
 }
 
 impl Request {
+    /// The process that has to be there for it.
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            Request::Hello { .. }
+            | Request::Exec { .. }
+            | Request::ChangeLinks { .. }
+            | Request::Keep { .. }
+            | Request::Release { .. } => None,
+            Request::Attach { target, .. }
+            | Request::Resize { target, .. }
+            | Request::CloseStdin { target } => Some(*target),
+            Request::SignalExec { id, .. } => Some(Target::Exec(*id)),
+        }
+    }
+
     /// The bytes of a message.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
@@ -416,6 +434,7 @@ impl Event {
                 exit.encode(w);
             }),
             Event::LogDropped { lines } => w.record(tag::LOG_DROPPED, |w| w.u64(*lines)),
+            Event::LogRotated => w.record(tag::LOG_ROTATED, |_| ()),
             Event::Refused { text } => w.record(tag::REFUSED, |w| w.text(text)),
             Event::Kept { keys } => w.record(tag::KEPT, |w| put_keys(w, keys)),
             Event::LinksChanged { number, failure } => w.record(tag::LINKS_CHANGED, |w| {
@@ -474,6 +493,7 @@ impl Event {
             },
             tag::LOG_DROPPED => Event::LogDropped { lines: r.u64()? },
             tag::KEPT => Event::Kept { keys: keys(r)? },
+            tag::LOG_ROTATED => Event::LogRotated,
             tag::REFUSED => Event::Refused {
                 text: r.text()?.to_owned(),
             },
@@ -555,6 +575,7 @@ mod tests {
             Event::ExecFailed { id, failure },
             Event::ExecExited { id, exit },
             Event::LogDropped { lines: 4 },
+            Event::LogRotated,
             Event::Refused { text: text("why") },
             Event::Kept { keys: vec![5, 6] },
             Event::LinksChanged {

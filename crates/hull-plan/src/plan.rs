@@ -70,8 +70,10 @@ pub enum Step<'a> {
     Sysctl(&'a CStr, &'a CStr),
     /// How ready the kernel is to kill the first process.
     OomScoreAdj(i32),
-    /// The log.
+    /// The files of the log.
     Log(Log<'a>),
+    /// A service on the host that gets the log too.
+    LogService(LogService<'a>),
     /// A client that is attached from the beginning.
     Attachment(Attachment),
     /// A socket that the shim keeps open for the daemon as long as the container lives.
@@ -199,6 +201,53 @@ pub struct Log<'a> {
     pub size_max: u64,
     /// Files kept, at least 1.
     pub files_max: u32,
+    /// What each line has beside its text, as it is written before the time:
+    /// `,"attrs":{"tag":"web"}`, or nothing.
+    pub attributes: &'a [u8],
+}
+
+/// How a log service wants a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogForm {
+    /// The journal's own protocol.
+    Journal,
+    /// As programs speak to the syslog of their own host.
+    SyslogUnix,
+    /// RFC 3164.
+    Rfc3164,
+    /// RFC 5424.
+    Rfc5424,
+    /// RFC 5424, with microseconds.
+    Rfc5424Micro,
+}
+
+const LOG_FORMS: [LogForm; 5] = [
+    LogForm::Journal,
+    LogForm::SyslogUnix,
+    LogForm::Rfc3164,
+    LogForm::Rfc5424,
+    LogForm::Rfc5424Micro,
+];
+
+/// A service on the host that gets the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogService<'a> {
+    /// Where it is, in the kernel's form of an address.
+    pub address: &'a [u8],
+    /// It takes messages, not a stream.
+    pub datagrams: bool,
+    /// How it wants a line.
+    pub form: LogForm,
+    /// Which part of the system speaks, shifted as in a syslog priority.
+    pub facility: u32,
+    /// Name of the host, in forms that have it.
+    pub host: &'a CStr,
+    /// What names the container in each line.
+    pub tag: &'a CStr,
+    /// Fields of each entry of the journal, in its own form.
+    pub fields: &'a [u8],
+    /// Bytes that may wait before lines are dropped; 0: the container waits instead.
+    pub buffer_max: u64,
 }
 
 /// Which streams a client has, as bits.
@@ -246,6 +295,7 @@ mod tag {
     pub(super) const INIT: u16 = 21;
     pub(super) const PROCESS: u16 = 22;
     pub(super) const KEEP: u16 = 23;
+    pub(super) const LOG_SERVICE: u16 = 24;
 }
 
 impl Propagation {
@@ -266,6 +316,38 @@ impl Propagation {
                 what: "propagation",
             }),
         }
+    }
+}
+
+impl<'a> LogService<'a> {
+    fn encode(&self, w: &mut Writer) {
+        let form = LOG_FORMS.iter().position(|&form| form == self.form);
+        w.blob(self.address);
+        w.bool(self.datagrams);
+        w.u32(
+            form.and_then(|form| u32::try_from(form).ok())
+                .unwrap_or(u32::MAX),
+        );
+        w.u32(self.facility);
+        w.text(self.host);
+        w.text(self.tag);
+        w.blob(self.fields);
+        w.u64(self.buffer_max);
+    }
+
+    fn decode(r: &mut Reader<'a>) -> Result<LogService<'a>, Malformed> {
+        Ok(LogService {
+            address: r.blob()?,
+            datagrams: r.bool()?,
+            form: *LOG_FORMS.get(r.u32()? as usize).ok_or(Malformed {
+                what: "form of a log",
+            })?,
+            facility: r.u32()?,
+            host: r.text()?,
+            tag: r.text()?,
+            fields: r.blob()?,
+            buffer_max: r.u64()?,
+        })
     }
 }
 
@@ -391,7 +473,9 @@ impl<'a> Step<'a> {
                 w.text(log.name);
                 w.u64(log.size_max);
                 w.u32(log.files_max);
+                w.blob(log.attributes);
             }),
+            Step::LogService(service) => w.record(tag::LOG_SERVICE, |w| service.encode(w)),
             Step::Attachment(attachment) => w.record(tag::ATTACHMENT, |w| {
                 w.i32(attachment.fd);
                 w.u32(attachment.streams);
@@ -446,7 +530,9 @@ impl<'a> Step<'a> {
                 name: r.text()?,
                 size_max: r.u64()?,
                 files_max: r.u32()?,
+                attributes: r.blob()?,
             }),
+            tag::LOG_SERVICE => Step::LogService(LogService::decode(r)?),
             tag::ATTACHMENT => Step::Attachment(Attachment {
                 fd: r.i32()?,
                 streams: r.u32()?,
@@ -582,6 +668,17 @@ mod tests {
                 name: c"x-json.log",
                 size_max: 1,
                 files_max: 2,
+                attributes: b",\"attrs\":{}",
+            }),
+            Step::LogService(LogService {
+                address: &[1, 0, 47],
+                datagrams: true,
+                form: LogForm::Rfc5424,
+                facility: 24,
+                host: c"h",
+                tag: c"t",
+                fields: b"A=b\n",
+                buffer_max: 9,
             }),
             Step::Attachment(Attachment {
                 fd: 11,

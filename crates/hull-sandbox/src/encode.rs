@@ -345,6 +345,18 @@ impl<'a> Encoder<'a> {
     }
 
     fn log(&mut self, spec: &Spec, dir: Option<&'a OwnedFd>) -> Result<(), Error> {
+        if let Some(service) = &spec.log.service {
+            self.step(&Step::LogService(plan::LogService {
+                address: &service.address,
+                datagrams: service.datagrams,
+                form: service.form,
+                facility: service.facility,
+                host: &text("host of the log", &service.host)?,
+                tag: &text("tag of the log", &service.tag)?,
+                fields: &service.fields,
+                buffer_max: service.buffer_max,
+            }));
+        }
         let (Some(log), Some(dir)) = (&spec.log.path, dir) else {
             return Ok(());
         };
@@ -357,6 +369,7 @@ impl<'a> Encoder<'a> {
             name: &path("log", Path::new(name))?,
             size_max: spec.log.max_size,
             files_max: spec.log.max_files.max(1),
+            attributes: &spec.log.attributes,
         }));
         Ok(())
     }

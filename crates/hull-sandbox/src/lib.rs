@@ -25,12 +25,13 @@ mod view;
 pub use driver::{Driver, Found, Status};
 pub use error::Error;
 pub use hull_model::state::Exit;
+pub use hull_plan::plan::LogForm;
 pub use hull_plan::{FailureKind, user_ids};
 pub use record::ExecExit;
 pub use shim::{Event, Shim, StartFailure, Target};
 pub use spec::{
     Attachment, CapabilitySets, Cgroup, DeviceNode, ExecId, ExecSpec, IdMap, KeptSocket, Limits,
-    LinkSteps, Log, Lowers, Mount, MountKind, MountOptions, Namespace, Namespaces, Process,
-    Propagation, Rlimit, Root, Spec, Stdin, Sysctl, UserMaps,
+    LinkSteps, Log, LogService, Lowers, Mount, MountKind, MountOptions, Namespace, Namespaces,
+    Process, Propagation, Rlimit, Root, Spec, Stdin, Sysctl, UserMaps,
 };
 pub use view::{View, ViewOf};

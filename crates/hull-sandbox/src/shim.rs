@@ -76,6 +76,8 @@ pub enum Event {
         /// Why not; empty: they were.
         failure: String,
     },
+    /// A file of the log is full and has a number behind its name now.
+    LogRotated,
     /// A request was not understood or could not be carried out.
     Refused {
         /// Why.
@@ -423,6 +425,7 @@ fn event_of(event: message::Event) -> Option<Event> {
             number,
             failure: failure.to_string_lossy().into_owned(),
         },
+        message::Event::LogRotated => Event::LogRotated,
         message::Event::Refused { text } => Event::Refused {
             text: text.to_string_lossy().into_owned(),
         },

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hull_model::{InvalidId, SandboxId};
 pub use hull_os::cgroup::Limits;
+use hull_plan::plan::LogForm;
 
 /// The id of an exec: 32 random bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -387,6 +388,32 @@ pub struct Log {
     pub max_size: u64,
     /// Files kept, at least 1.
     pub max_files: u32,
+    /// What each line has beside its text, as it is written before the time:
+    /// `,"attrs":{"tag":"web"}`, or nothing.
+    pub attributes: Vec<u8>,
+    /// A service on the host that gets the log too.
+    pub service: Option<LogService>,
+}
+
+/// A service on the host that gets the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogService {
+    /// Where it is, in the kernel's form of an address.
+    pub address: Vec<u8>,
+    /// It takes messages, not a stream.
+    pub datagrams: bool,
+    /// How it wants a line.
+    pub form: LogForm,
+    /// Which part of the system speaks, shifted as in a syslog priority.
+    pub facility: u32,
+    /// Name of the host, in forms that have it.
+    pub host: String,
+    /// What names the container in each line.
+    pub tag: String,
+    /// Fields of each entry of the journal, in its own form.
+    pub fields: Vec<u8>,
+    /// Bytes that may wait before lines are dropped; 0: the container waits instead.
+    pub buffer_max: u64,
 }
 
 /// An added process in a running container.

@@ -11,7 +11,6 @@ use hull_plan::{Failure, FailureKind, Plan, Process, Step};
 
 use crate::cgroup::Cgroup;
 use crate::inside::{self, Given};
-use crate::log::Log;
 use crate::remap;
 use crate::root;
 use crate::serve::{Server, Task, decode_failure};
@@ -262,7 +261,13 @@ fn open_log_and_clients(
 ) -> Result<(), Failure> {
     for step in plan.steps() {
         let result = match step {
-            Step::Log(log) => Log::open(&log).map(|log| server.log = log),
+            Step::Log(log) => server.log.open_file(&log),
+            Step::LogService(service) => {
+                let initialize = "failed to initialize logging driver";
+                let failed = |cause| Failure::system("log", initialize, &cause);
+                server.log.open_service(&service).map_err(failed)?;
+                Ok(())
+            }
             Step::Attachment(client) => {
                 take(client.fd).and_then(|socket| stdio.attach(socket, client.streams))
             }

@@ -159,7 +159,7 @@ impl Server {
             self.accept(&fds);
             self.reap(buffer);
             self.hear_starts(buffer);
-            self.report_dropped(false);
+            self.tend_log();
             if self.settle() == Turn::Finished {
                 return Ok(());
             }
@@ -186,7 +186,11 @@ impl Server {
             .iter()
             .filter_map(|task| task.sync.as_ref())
             .for_each(add);
-        self.tasks.iter().for_each(|task| task.stdio.interests(fds));
+        fds.extend(self.log.interest());
+        let log_is_full = self.log.holds_up();
+        for task in &self.tasks {
+            task.stdio.interests(fds, log_is_full && task.is_logged());
+        }
         let earliest = self.tasks.iter().filter_map(|task| task.deadline).min()?;
         let left = earliest
             .saturating_duration_since(Instant::now())
@@ -239,6 +243,10 @@ impl Server {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), String> {
         let system = |error: io::Error| error.to_string();
+        if request.target().is_some_and(|target| !self.has(target)) {
+            // It ended while the request was on its way: its client sees the end of the stream.
+            return Ok(());
+        }
         match request {
             Request::Hello { .. } => {
                 self.send_status(connection);
@@ -284,6 +292,10 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    fn has(&self, target: Target) -> bool {
+        self.tasks.iter().any(|task| task.target == target)
     }
 
     fn task(&mut self, target: Target) -> Result<&mut Task, String> {
@@ -489,6 +501,7 @@ impl Server {
         };
         if target == Target::Init {
             self.log.end_all();
+            self.flush_log();
             self.report_dropped(true);
         }
         let _ = record::write_exit(self.run_dir.as_fd(), &name, &exit);
@@ -509,12 +522,26 @@ impl Server {
         self.cgroup.remove();
     }
 
+    /// Waits until the log's service has taken all, but not for longer than a bound.
+    fn flush_log(&mut self) {
+        let deadline = Instant::now() + Duration::from_millis(FLUSH_MS_MAX);
+        while let Some(interest) = self.log.interest()
+            && let left = deadline.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            let left = u32::try_from(left.as_millis() + 1).unwrap_or(0);
+            let _ = process::poll(&mut [interest], Some(left));
+            self.log.flush_service();
+        }
+        self.log.give_up_service();
+    }
+
     /// Only where a socket may not have a buffer that takes the rest.
     fn flush_clients(&mut self, stdio: &mut Stdio) {
         let deadline = Instant::now() + Duration::from_millis(FLUSH_MS_MAX);
         while !stdio.is_flushed() && Instant::now() < deadline {
             let mut fds = Vec::new();
-            stdio.interests(&mut fds);
+            stdio.interests(&mut fds, false);
             let left = deadline
                 .saturating_duration_since(Instant::now())
                 .as_millis();
@@ -522,6 +549,14 @@ impl Server {
                 return;
             }
             stdio.turn(&fds, &mut [0; 64], Some(&mut self.log));
+        }
+    }
+
+    fn tend_log(&mut self) {
+        self.log.flush_service();
+        self.report_dropped(false);
+        if self.log.take_rotated() {
+            self.tell(&Event::LogRotated, &[]);
         }
     }
 

@@ -166,6 +166,8 @@ impl Stdio {
         self.stdin = Some(master.try_clone()?);
         self.outputs[Stream::Stdout as usize] = Some(master);
         self.is_waiting_for_terminal = false;
+        // What was typed before the terminal was there.
+        self.flush_stdin();
         Ok(())
     }
 
@@ -205,13 +207,14 @@ impl Stdio {
         self.outputs.iter().all(Option::is_none) && !self.is_waiting_for_terminal
     }
 
-    /// What to wait for: appended to `fds`.
-    pub(crate) fn interests(&self, fds: &mut Vec<PollFd>) {
+    /// What to wait for: appended to `fds`. Output that is held up is left alone.
+    pub(crate) fn interests(&self, fds: &mut Vec<PollFd>, held_up: bool) {
         let mut add = |fd: &OwnedFd, events: i16| {
             fds.push(PollFd::new(fd.as_fd(), events));
         };
         for stream in Stream::ALL {
             if let Some(output) = &self.outputs[stream as usize]
+                && !held_up
                 && !self.is_held(stream)
             {
                 add(output, PollFd::READ);
@@ -376,10 +379,16 @@ impl Stdio {
     }
 
     fn flush_stdin(&mut self) {
+        if self.is_waiting_for_terminal {
+            return;
+        }
         let Some(stdin) = &self.stdin else {
             self.stdin_waiting = Vec::new();
             return;
         };
+        if self.stdin_waiting.is_empty() {
+            return;
+        }
         match process::write(stdin.as_fd(), &self.stdin_waiting) {
             Ok(written) => {
                 self.stdin_waiting.drain(..written);

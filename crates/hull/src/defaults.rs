@@ -17,7 +17,7 @@ pub(crate) fn of(options: &DaemonOptions) -> Result<HostDefaults, String> {
         }
     }
     let shm_size = options.default_shm_size.filter(|bytes| *bytes > 0);
-    Ok(HostDefaults {
+    let defaults = HostDefaults {
         init: options.init,
         ulimits: options.default_ulimit.iter().map(ulimit).collect(),
         shm_size: shm_size.and_then(|bytes| u64::try_from(bytes).ok()),
@@ -45,7 +45,9 @@ pub(crate) fn of(options: &DaemonOptions) -> Result<HostDefaults, String> {
                 ));
             }
         },
-    })
+    };
+    defaults.check().map_err(|error| error.chain())?;
+    Ok(defaults)
 }
 
 fn ulimit(given: &crate::cli::Ulimit) -> Ulimit {
@@ -64,16 +66,7 @@ fn log(options: &DaemonOptions) -> Result<LogConfig, String> {
         };
         log.options.insert(name.to_owned(), value.to_owned());
     }
-    match options.log_driver.as_deref().unwrap_or_default() {
-        "" | "json-file" => {}
-        "none" => "none".clone_into(&mut log.driver),
-        // It takes the same options.
-        "local" => tracing::warn!("--log-driver=local: logs are kept as json-file"),
-        other => {
-            tracing::warn!("--log-driver={other} is not there yet: logs are kept as json-file");
-            log.options.clear();
-        }
-    }
+    log.driver = options.log_driver.clone().unwrap_or_default();
     Ok(log)
 }
 

@@ -9,7 +9,7 @@ use crate::detach::DetachKeys;
 use crate::errors::ApiError;
 use crate::request::Call;
 use crate::router::Answer;
-use crate::stream::{Input, frame_lines, hijack, media_type};
+use crate::stream::{Input, LineForm, frame_lines, hijack, media_type};
 use crate::time;
 
 pub(super) async fn attach(call: Call) -> Answer {
@@ -50,14 +50,19 @@ pub(super) async fn logs(call: Call) -> Answer {
         since_ns: time::parse(query.get("since"), now_ns)?,
         until_ns: time::parse(query.get("until"), now_ns)?,
     };
-    let timestamps = query.flag("timestamps");
     let id = call.container()?;
     let containers = call.engine().containers();
     let tty = containers.inspect(id)?.spec.config.tty;
+    let form = LineForm {
+        tty,
+        timestamps: query.flag("timestamps"),
+        details: query.flag("details"),
+        frame_per_line: request.follow,
+    };
     let lines = containers.logs(id, request).await?;
     let pieces = stream::unfold(lines, move |mut lines| async move {
         let batch = lines.recv().await?;
-        Some((Ok(frame_lines(&batch, tty, timestamps)), lines))
+        Some((Ok(frame_lines(&batch, form)), lines))
     });
     Ok(reply(
         StatusCode::OK,

@@ -156,17 +156,18 @@ fn host_info(call: &Call) -> Value {
 /// The part of `info` about the daemon.
 fn settings(call: &Call) -> Value {
     let config = &call.app.config;
+    let facts = call.engine().facts();
     json!({
         "Plugins": {
             "Volume": ["local"],
             "Network": ["bridge", "host", "macvlan", "null"],
             "Authorization": null,
-            "Log": ["json-file", "none"],
+            "Log": facts.log_drivers,
         },
         "Debug": config.debug,
         "NFd": 0,
         "NGoroutines": 0,
-        "LoggingDriver": "json-file",
+        "LoggingDriver": facts.log_driver,
         "NEventsListener": 0,
         "Labels": config.labels,
         "ExperimentalBuild": false,

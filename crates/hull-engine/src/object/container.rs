@@ -282,6 +282,7 @@ pub(crate) struct Owner {
     pub(super) former_links: Vec<u8>,
     /// Number of the last change of links that the shim was asked for.
     pub(super) link_changes: u32,
+    compressing: Option<JoinHandle<()>>,
     waiters: Vec<(WaitCondition, oneshot::Sender<Waited>)>,
     stopping: Option<Stopping>,
     /// A forced removal that waits for the end of the process.
@@ -337,6 +338,7 @@ impl Owner {
             ending: None,
             former_links: Vec::new(),
             link_changes: 0,
+            compressing: None,
             waiters: Vec::new(),
             stopping: None,
             removal: None,
@@ -447,6 +449,7 @@ impl Owner {
             ShimEvent::LogDropped { lines } => {
                 tracing::warn!(container = %self.id.short(), lines, "log lines were dropped: the disk is full");
             }
+            ShimEvent::LogRotated => self.compress_log(),
             ShimEvent::Refused { text } => {
                 tracing::warn!(container = %self.id.short(), text, "the shim refused a request");
             }
@@ -457,6 +460,23 @@ impl Owner {
                 tracing::debug!(container = %self.id.short(), "a start was reported late");
             }
         }
+    }
+
+    /// Compresses files of the log that are full, beside us.
+    pub(super) fn compress_log(&mut self) {
+        let Some(path) = self.core.log_file(&self.spec, self.id) else {
+            return;
+        };
+        if !crate::log_driver::compresses(&self.spec.host.log) {
+            return;
+        }
+        let (jobs, id) = (self.core.jobs.clone(), self.id);
+        self.compressing = Some(tokio::spawn(async move {
+            let done = jobs.run(Pool::Disk, move || crate::logs::files::compress(&path));
+            if let Ok(Err(error)) = done.await {
+                tracing::warn!(container = %id.short(), %error, "a log was not compressed");
+            }
+        }));
     }
 
     async fn settle(&mut self) {
@@ -935,6 +955,9 @@ impl Owner {
         self.requests.close();
         self.wait_for_ending().await;
         self.views.ended().await;
+        if let Some(compressing) = self.compressing.take() {
+            drop(compressing.await);
+        }
         let (core, id, cgroup) = (self.core.clone(), self.id, self.cgroup_path());
         let removed = self.core.jobs.run(Pool::Disk, move || {
             core.driver
@@ -1007,7 +1030,7 @@ impl Owner {
         let tty = self.spec.config.tty;
         let (ours, theirs) = stream_pair()?;
         let replay = if request.logs {
-            self.core.read_replay(self.id, request, tty)?
+            self.core.read_replay(&self.spec, self.id, request)?
         } else {
             Vec::new()
         };
@@ -1097,6 +1120,7 @@ impl Owner {
         self.wake().await;
         self.execs.recover(&self.core, self.id);
         self.finish_link_change().await;
+        self.compress_log();
         self.publish();
     }
 
@@ -1307,7 +1331,7 @@ fn view(shown: Shown<'_>) -> Container {
         execs,
     } = shown;
     let files_dir = core.container_dir(id);
-    let log_path = core.log_path(spec, id);
+    let log_path = crate::log_driver::public_file(&spec.host.log, &files_dir, id);
     Container {
         id,
         spec: spec.clone(),

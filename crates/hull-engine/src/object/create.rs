@@ -21,7 +21,7 @@ use crate::object::connect::check_endpoint;
 use crate::object::container::{ContainerRecord, Owner, RECORD_VERSION, StateRecord, to_json};
 use crate::object::image;
 use crate::store::{Change, Key};
-use crate::{limits, log_options, name, network, port, translate};
+use crate::{limits, log_driver, name, network, port, translate};
 
 /// Draws of a name before we give up.
 const NAME_DRAWS_MAX: u32 = 20;
@@ -302,13 +302,7 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
             "conflicting options: hostname and the UTS mode".to_owned(),
         ));
     }
-    if !matches!(host.log.driver.as_str(), "" | "json-file" | "none") {
-        return Err(EngineError::Unsupported(format!(
-            "log driver \"{}\" is not there yet; use json-file or none",
-            host.log.driver
-        )));
-    }
-    log_options::parse(&host.log)?;
+    log_driver::check(&host.log)?;
     Ok(warnings)
 }
 

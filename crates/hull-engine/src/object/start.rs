@@ -11,7 +11,7 @@ use hull_model::limits::START_MS_MAX;
 use hull_model::spec::{ContainerSpec, MountKind, NamespaceMode, NetworkMode};
 use hull_model::state::State;
 use hull_sandbox::{
-    Attachment, Event as ShimEvent, KeptSocket, Log, Namespace, Namespaces, Root, Shim, Spec,
+    Attachment, Event as ShimEvent, KeptSocket, Namespace, Namespaces, Root, Shim, Spec,
 };
 
 use crate::api::Endpoint;
@@ -23,7 +23,7 @@ use crate::object::container::{Owner, next_event};
 use crate::object::exec::start_failed;
 use crate::object::port::{self, ClosedPorts};
 use crate::port::{Reservation, ports_of};
-use crate::{log_options, translate};
+use crate::{log_driver, translate};
 
 impl Owner {
     /// Spawns the shim and waits until the program runs; returns its process id and start time.
@@ -108,7 +108,7 @@ impl Job {
         let names = self.core.container_dir(named_by);
         self.make_files(&directory, &hostname, endpoints)?;
         let network = &self.core.network;
-        let log = self.log()?;
+        let log = log_driver::plan(&self.spec, &directory, self.id)?;
         let spec = Spec {
             id: self.id,
             root: Root {
@@ -221,15 +221,5 @@ impl Job {
             return Err(EngineError::NotRunning(id));
         }
         Ok(Namespace::Join(Arc::new(opened)))
-    }
-
-    fn log(&self) -> Result<Log> {
-        let path = self.core.log_path(&self.spec, self.id);
-        let kept = log_options::parse(&self.spec.host.log)?;
-        Ok(Log {
-            path,
-            max_size: kept.file_bytes_max,
-            max_files: kept.files_max,
-        })
     }
 }

@@ -132,6 +132,8 @@ impl Host {
             kept: Vec::new(),
             init: false,
             log: Log {
+                attributes: Vec::new(),
+                service: None,
                 path: Some(own.join("log/json.log")),
                 max_size: 0,
                 max_files: 1,

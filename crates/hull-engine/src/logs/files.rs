@@ -1,0 +1,450 @@
+//! The files of a log: which there are, in which order, and what became of one that was open.
+//!
+//! The shim writes `log`; when that is full it becomes `log.1`, what was `log.1` becomes `log.2`,
+//! and so on. We compress `log.1` to `log.1.gz` where that was asked for. So a name says nothing
+//! for long: a file is known by its inode, which a compressed one has in its header. A lock on the
+//! directory, held for a few system calls, keeps the shim's renames and our look at them apart.
+
+use std::collections::VecDeque;
+use std::fs::{File, TryLockError};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Take};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
+use flate2::{Compression, GzBuilder};
+use memchr::memrchr_iter;
+
+use super::lines::LogLines;
+
+/// Bytes that are read and parsed at once.
+const CHUNK_BYTES: usize = 128 << 10;
+/// A log line longer than this is damage: the shim cuts at 16 KiB, which escaping makes six times
+/// longer at most.
+const LINE_BYTES_MAX: usize = 1 << 20;
+/// Rotated files that are looked for.
+const ROTATED_MAX: u32 = 1000;
+
+/// One file of a log, open.
+#[derive(Debug)]
+pub(super) struct Part {
+    file: File,
+    /// What it is known by.
+    inode: u64,
+    packed: bool,
+}
+
+/// All files of a log, the oldest first.
+pub(super) fn all(path: &Path) -> io::Result<VecDeque<Part>> {
+    let _names = lock_names(path)?;
+    let mut parts = VecDeque::new();
+    for number in 0..ROTATED_MAX {
+        let plain = numbered(path, number);
+        let part = match File::open(&plain) {
+            Ok(file) => Part::plain(file)?,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => match File::open(packed(&plain)) {
+                Ok(file) => Part::packed(file)?,
+                // A newest one that is not there yet is no end.
+                Err(_) if number == 0 => continue,
+                Err(_) => break,
+            },
+        };
+        parts.push_front(part);
+    }
+    Ok(parts)
+}
+
+/// The files that are newer than one that was open.
+fn newer_than(path: &Path, inode: u64) -> io::Result<VecDeque<Part>> {
+    let mut parts = all(path)?;
+    // When it is gone, what is there is newer.
+    if let Some(at) = parts.iter().position(|part| part.inode == inode) {
+        parts.drain(..=at);
+    }
+    Ok(parts)
+}
+
+/// The files from which on `tail` lines are left, and how many lines to leave out of the first.
+pub(super) fn tail(path: &Path, tail: Option<u64>) -> io::Result<(VecDeque<Part>, u64)> {
+    let mut parts = all(path)?;
+    let Some(mut left) = tail else {
+        return Ok((parts, 0));
+    };
+    let mut wanted = VecDeque::new();
+    while let Some(mut part) = parts.pop_back() {
+        if part.packed {
+            let lines = part.count_lines()?;
+            wanted.push_front(part);
+            if lines >= left {
+                return Ok((wanted, lines - left));
+            }
+            left -= lines;
+            continue;
+        }
+        let found = part.seek_tail(left)?;
+        wanted.push_front(part);
+        if found >= left {
+            return Ok((wanted, 0));
+        }
+        left -= found;
+    }
+    Ok((wanted, 0))
+}
+
+impl Part {
+    fn plain(file: File) -> io::Result<Part> {
+        let inode = file.metadata()?.ino();
+        Ok(Part {
+            file,
+            inode,
+            packed: false,
+        })
+    }
+
+    fn packed(mut file: File) -> io::Result<Part> {
+        let header = MultiGzDecoder::new(BufReader::new(&file));
+        let extra = header.header().and_then(|header| header.extra());
+        let inode = extra.and_then(|bytes| bytes.try_into().ok());
+        // One that somebody else compressed is known by its own.
+        let inode = match inode {
+            Some(bytes) => u64::from_le_bytes(bytes),
+            None => file.metadata()?.ino(),
+        };
+        file.rewind()?;
+        Ok(Part {
+            file,
+            inode,
+            packed: true,
+        })
+    }
+
+    fn count_lines(&mut self) -> io::Result<u64> {
+        let mut cursor = Cursor::open(self.try_clone()?, false)?;
+        let mut lines = 0;
+        while let Some(chunk) = cursor.next_lines()? {
+            lines += chunk.iter().count() as u64;
+        }
+        self.file.rewind()?;
+        Ok(lines)
+    }
+
+    fn try_clone(&self) -> io::Result<Part> {
+        Ok(Part {
+            file: self.file.try_clone()?,
+            ..*self
+        })
+    }
+
+    /// Positions a file before its last `lines` lines; returns how many there are, at most that
+    /// many.
+    fn seek_tail(&mut self, lines: u64) -> io::Result<u64> {
+        let file = &mut self.file;
+        let length = file.metadata()?.len();
+        if lines == 0 {
+            file.seek(SeekFrom::Start(length))?;
+            return Ok(0);
+        }
+        let mut end = length;
+        let mut found = 0;
+        let mut block = vec![0u8; 64 << 10];
+        while end > 0 {
+            let start = end.saturating_sub(block.len() as u64);
+            let size = usize::try_from(end - start).unwrap_or(block.len());
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut block[..size])?;
+            for at in memrchr_iter(b'\n', &block[..size]) {
+                // The line end at the very end of the file closes the last line, it opens none.
+                if start + at as u64 + 1 != length {
+                    found += 1;
+                    if found == lines {
+                        file.seek(SeekFrom::Start(start + at as u64 + 1))?;
+                        return Ok(found);
+                    }
+                }
+            }
+            end = start;
+        }
+        file.rewind()?;
+        Ok(if length > 0 { found + 1 } else { 0 })
+    }
+}
+
+enum Source {
+    Plain(Take<File>),
+    Packed(Box<MultiGzDecoder<BufReader<File>>>),
+}
+
+/// A place in one file.
+pub(super) struct Cursor {
+    source: Source,
+    inode: u64,
+    /// The start of a line whose end is not written yet.
+    carry: Vec<u8>,
+}
+
+impl Cursor {
+    /// Begins where the file is positioned. Without `growing` it ends where the file ends now.
+    pub(super) fn open(part: Part, growing: bool) -> io::Result<Cursor> {
+        let inode = part.inode;
+        let mut file = part.file;
+        let source = if part.packed {
+            Source::Packed(Box::new(MultiGzDecoder::new(BufReader::new(file))))
+        } else {
+            let limit = match growing {
+                true => u64::MAX,
+                false => {
+                    let length = file.metadata()?.len();
+                    length.saturating_sub(file.stream_position()?)
+                }
+            };
+            Source::Plain(file.take(limit))
+        };
+        Ok(Cursor {
+            source,
+            inode,
+            carry: Vec::new(),
+        })
+    }
+
+    /// Whole lines of the next chunk; none at the end of what is there now.
+    pub(super) fn next_lines(&mut self) -> io::Result<Option<LogLines>> {
+        loop {
+            let old = self.carry.len();
+            self.carry.reserve(CHUNK_BYTES);
+            let limit = CHUNK_BYTES as u64;
+            let read = match &mut self.source {
+                Source::Plain(file) => file.take(limit).read_to_end(&mut self.carry)?,
+                Source::Packed(file) => file.take(limit).read_to_end(&mut self.carry)?,
+            };
+            if read == 0 {
+                return Ok(None);
+            }
+            let Some(end) = memchr::memrchr(b'\n', &self.carry[old..]) else {
+                if self.carry.len() > LINE_BYTES_MAX {
+                    self.carry.clear();
+                }
+                continue;
+            };
+            let rest = self.carry.split_off(old + end + 1);
+            let whole = std::mem::replace(&mut self.carry, rest);
+            return Ok(Some(LogLines::parse(whole)));
+        }
+    }
+
+    /// Goes on in the next file when this one is read out and was rotated away.
+    pub(super) fn next_lines_of(&mut self, path: &Path) -> io::Result<Option<LogLines>> {
+        loop {
+            if let Some(lines) = self.next_lines()? {
+                return Ok(Some(lines));
+            }
+            let Some(next) = newer_than(path, self.inode)?.pop_front() else {
+                return Ok(None);
+            };
+            // Between our last look and its rotation it may have grown.
+            if let Some(lines) = self.next_lines()? {
+                return Ok(Some(lines));
+            }
+            *self = Cursor::open(next, true)?;
+        }
+    }
+}
+
+/// Compresses all files that are not written any more. A second call at the same time leaves it to
+/// the first.
+pub(crate) fn compress(path: &Path) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".gz.part");
+    let target = PathBuf::from(name);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&target)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(()),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    for number in (1..ROTATED_MAX).rev() {
+        let Ok(plain) = File::open(numbered(path, number)) else {
+            continue;
+        };
+        file.set_len(0)?;
+        (&file).rewind()?;
+        let inode = plain.metadata()?.ino();
+        pack(plain, &file, inode)?;
+        put_in_place(path, inode, &target)?;
+        // Others may have become full meanwhile; the lock went with the name.
+        return compress(path);
+    }
+    hull_os::durable::remove_if_exists(&target).map(drop)
+}
+
+fn pack(mut plain: File, to: &File, inode: u64) -> io::Result<()> {
+    let mut packed = GzBuilder::new()
+        .extra(inode.to_le_bytes().to_vec())
+        .write(to, Compression::fast());
+    io::copy(&mut plain, &mut packed)?;
+    packed.finish().map(drop)
+}
+
+/// Gives the compressed file the name of the plain one, wherever that is by now.
+fn put_in_place(path: &Path, inode: u64, target: &Path) -> io::Result<()> {
+    let _names = lock_names(path)?;
+    for number in 1..ROTATED_MAX {
+        let plain = numbered(path, number);
+        let found = plain.metadata().is_ok_and(|facts| facts.ino() == inode);
+        if found {
+            // A log's files are not worth a sync: after a power cut the plain one is still there,
+            // or both are.
+            #[expect(clippy::disallowed_methods, reason = "not durable, on purpose")]
+            std::fs::rename(target, packed(&plain))?;
+            return std::fs::remove_file(plain);
+        }
+    }
+    // It was so old that the shim took it away.
+    std::fs::remove_file(target)
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    if number == 0 {
+        return path.to_owned();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
+}
+
+fn packed(plain: &Path) -> PathBuf {
+    let mut name = plain.as_os_str().to_owned();
+    name.push(".gz");
+    PathBuf::from(name)
+}
+
+/// Holds the names of a log's directory as they are.
+fn lock_names(path: &Path) -> io::Result<File> {
+    let directory = File::open(path.parent().unwrap_or(Path::new("/")))?;
+    directory.lock()?;
+    Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Log {
+        directory: PathBuf,
+        path: PathBuf,
+    }
+
+    impl Log {
+        fn new(name: &str) -> Log {
+            let directory =
+                std::env::temp_dir().join(format!("hull-log-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&directory).expect("directory");
+            let path = directory.join("log");
+            Log { directory, path }
+        }
+
+        fn write(&self, number: u32, lines: std::ops::Range<u32>) {
+            let text: String = lines
+                .map(|n| format!("{{\"log\":\"{n}\\n\",\"stream\":\"stdout\",\"time\":\"T\"}}\n"))
+                .collect();
+            std::fs::write(numbered(&self.path, number), text).expect("write");
+        }
+
+        /// As the shim does.
+        #[expect(clippy::disallowed_methods, reason = "as the shim does")]
+        fn rotate(&self) {
+            for number in (0..4).rev() {
+                let (from, to) = (
+                    numbered(&self.path, number),
+                    numbered(&self.path, number + 1),
+                );
+                std::fs::rename(packed(&from), packed(&to)).ok();
+                std::fs::rename(from, to).ok();
+            }
+        }
+
+        fn texts(&self, last: Option<u64>) -> Vec<String> {
+            let (parts, mut skip) = tail(&self.path, last).expect("open");
+            let mut all = Vec::new();
+            for part in parts {
+                let mut cursor = Cursor::open(part, false).expect("cursor");
+                while let Some(mut lines) = cursor.next_lines().expect("read") {
+                    skip -= lines.skip(skip);
+                    all.extend(texts(&lines));
+                }
+            }
+            all
+        }
+    }
+
+    impl Drop for Log {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.directory).ok();
+        }
+    }
+
+    fn texts(lines: &LogLines) -> Vec<String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        lines.iter().map(|line| text(line.text)).collect()
+    }
+
+    #[test]
+    fn tail_counts_over_rotated_files_compressed_or_not() {
+        let log = Log::new("tail");
+        log.write(2, 0..4);
+        log.write(1, 4..10);
+        log.write(0, 10..15);
+        for compressed in [false, true] {
+            if compressed {
+                compress(&log.path).expect("compress");
+                assert!(
+                    !numbered(&log.path, 1).exists() && packed(&numbered(&log.path, 2)).exists()
+                );
+            }
+            for (tail, first, count) in [
+                (Some(2), "13", 2),
+                (Some(5), "10", 5),
+                (Some(7), "8", 7),
+                (Some(12), "3", 12),
+                (None, "0", 15),
+                (Some(99), "0", 15),
+            ] {
+                let lines = log.texts(tail);
+                assert_eq!((lines.len(), lines[0].as_str()), (count, first), "{tail:?}");
+            }
+            assert!(log.texts(Some(0)).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_cursor_goes_on_over_rotations_and_compression() {
+        let log = Log::new("follow");
+        log.write(0, 0..2);
+        let part = all(&log.path).expect("open").pop_front().expect("one");
+        let mut cursor = Cursor::open(part, true).expect("cursor");
+        let mut read = |seen: &mut Vec<String>| {
+            while let Some(lines) = cursor.next_lines_of(&log.path).expect("read") {
+                seen.extend(texts(&lines));
+            }
+        };
+        let mut seen = Vec::new();
+        read(&mut seen);
+        assert_eq!(seen, ["0", "1"]);
+        // Rotations between two looks, and compression of what was read and of what was not.
+        for (from, compressed) in [(2, true), (4, false), (6, true), (8, false)] {
+            log.rotate();
+            log.write(0, from..from + 2);
+            if compressed {
+                compress(&log.path).expect("compress");
+            }
+        }
+        read(&mut seen);
+        let expected: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+        assert_eq!(seen, expected);
+    }
+}
