@@ -34,6 +34,7 @@ while read -r _ _ _ root point options rest; do
     ext4 | btrfs | xfs) super=disk type=disk ;;
     cgroup) super=$(echo "$super" | tr ',' '\n' | sort | tr '\n' ' ') ;;
   esac
+  case $point in /etc/hosts | /etc/hostname | /etc/resolv.conf) super=disk type=disk ;; esac
   case $root in /) ;; */*) [ $type = disk ] && root=FILE ;; esac
   [ $type = cgroup ] && root=$(echo "$root" | sed -E 's/[0-9a-f]{64}/ID/')
   echo "mount $point $type root=$root $(echo "$options" | tr ',' '\n' | sort | tr '\n' ,) $(echo "$optional" | sed -E 's/:[0-9]+//g') $super"

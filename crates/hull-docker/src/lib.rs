@@ -28,10 +28,12 @@ mod routes;
 mod server;
 mod stream;
 mod time;
+mod tls;
 mod wire;
 
 pub use errors::status;
 pub use server::{Listener, ServeConfig, ServeError, serve};
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// Newest version of Docker's API that is spoken.
 pub const API_VERSION: &str = "1.48";

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::client::Client;
 use crate::router;
+use crate::tls::Tls;
 
 /// Connections at the same time, waiting and attached clients included. Further ones wait in the
 /// kernel's backlog.
@@ -41,6 +42,8 @@ pub enum Listener {
     Unix(UnixListener),
     /// Plain HTTP over TCP: whoever reaches it owns the host.
     Tcp(TcpListener),
+    /// HTTP over TLS.
+    Tls(TcpListener, Tls),
 }
 
 /// What the daemon knows and the engine does not: versions and settings that clients are shown.
@@ -114,6 +117,10 @@ pub async fn serve(
             Listener::Tcp(socket) => {
                 let address = socket.local_addr().map_err(ServeError::Address)?;
                 tracing::warn!(%address, "serving the Docker API without protection");
+            }
+            Listener::Tls(socket, _) => {
+                let address = socket.local_addr().map_err(ServeError::Address)?;
+                tracing::info!(%address, "serving the Docker API over TLS");
             }
         }
     }
@@ -191,6 +198,11 @@ impl Listener {
                 // Small frames of an attached terminal must not wait for acknowledgements.
                 stream.set_nodelay(true)?;
                 Ok(stream.into())
+            }
+            Self::Tls(socket, tls) => {
+                let stream = socket.accept().await?.0;
+                stream.set_nodelay(true)?;
+                Ok(tls.unwrap(stream)?.into())
             }
         }
     }

@@ -66,8 +66,8 @@ pub struct EngineConfig {
     pub run_root: PathBuf,
     /// The static program that is put beside each container.
     pub shim_program: &'static [u8],
-    /// Parent cgroup of containers, ours alone; empty: `hull`, or a name made of `run_root` where
-    /// that is not the usual one.
+    /// Cgroup that the parent of all containers is made in; empty: the root. The parent is ours alone:
+    /// `hull`, or a name made of `run_root` where that is not the usual one.
     pub cgroup_parent: String,
     /// What a container gets that does not say otherwise.
     pub defaults: HostDefaults,

@@ -40,9 +40,10 @@ const CGROUP_REMOVE_WAIT: Duration = Duration::from_secs(2);
 /// Opens the data root and takes over what runs.
 pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     let tag = tag(&config.run_root);
-    if config.cgroup_parent.is_empty() {
-        config.cgroup_parent.clone_from(&tag);
-    }
+    // Never the given group itself: what lies in ours and has no record is removed.
+    config.cgroup_parent = format!("{}/{tag}", config.cgroup_parent.trim_matches('/'))
+        .trim_start_matches('/')
+        .to_owned();
     for (path, mode) in [(&config.data_root, 0o710), (&config.run_root, 0o700)] {
         make_private(path, mode)
             .map_err(|e| EngineError::io(format!("make {}", path.display()), e))?;

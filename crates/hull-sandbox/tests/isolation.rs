@@ -95,10 +95,10 @@ fn hidden_paths_are_hidden_and_readonly_ones_read_only() {
         done
         ls -A /sys/firmware
         touch /sys/x
-        mkdir /sys/fs/cgroup/memory/x
+        if test -d /sys/fs/cgroup/memory; then mkdir /sys/fs/cgroup/memory/x; else mkdir /sys/fs/cgroup/x; fi
         echo 1 > /proc/sys/kernel/pid_max
         echo 1 > /proc/irq/default_smp_affinity
-        test ! -e /proc/sysrq-trigger || echo x > /proc/sysrq-trigger || echo refused
+        test ! -e /proc/sysrq-trigger || echo x > /proc/sysrq-trigger
         echo end";
     let (exit, text) = host.run(&host.spec(&["sh", "-c", script]));
     assert_eq!(exit.code, 0, "{text}");
@@ -263,6 +263,9 @@ fn a_bind_source_that_is_missing_is_named() {
 
 #[test]
 fn layers_by_descriptor_and_a_read_only_root() {
+    if !support::lowers_by_descriptor("layers_by_descriptor_and_a_read_only_root") {
+        return;
+    }
     let host = Host::new();
     let top = host.base.join("layers/1");
     std::fs::create_dir_all(top.join("etc")).unwrap();
@@ -384,6 +387,9 @@ fn a_working_directory_outside_is_refused() {
 
 #[test]
 fn users_of_its_own_are_nobody_on_the_host() {
+    if !support::lowers_by_descriptor("users_of_its_own_are_nobody_on_the_host") {
+        return;
+    }
     let host = Host::new();
     let open = |path: &str| {
         let layer = std::fs::File::open(host.base.join("layers").join(path)).unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use hull_docker::{Listener, ServeConfig};
+use hull_docker::{Listener, ServeConfig, Tls, TlsFiles};
 use hull_engine::api::Subnet;
 use hull_engine::{AddressPool, BridgeConfig, Engine, EngineConfig, Proxies, RegistryOptions};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -50,10 +50,6 @@ pub(crate) fn run(options: DaemonOptions) -> ExitCode {
 
 /// What would be weaker than asked for is refused, not warned of.
 fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
-    let tls = &options.tls;
-    if tls.tls || tls.tlsverify || tls.tlscert.is_some() {
-        return Err("TLS is not there yet; use -H unix://, or tcp:// on loopback".to_owned());
-    }
     if options
         .userns_remap
         .as_deref()
@@ -67,6 +63,7 @@ fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
 async fn serve(options: DaemonOptions) -> Result<(), String> {
     start_log(&options);
     refuse_unsafe(&options)?;
+    let tls = tls(&options)?;
     for warning in options.warnings() {
         tracing::warn!("{warning}");
     }
@@ -84,7 +81,8 @@ async fn serve(options: DaemonOptions) -> Result<(), String> {
     let mut sockets = Vec::new();
     let mut listeners = Vec::new();
     for host in hosts(&options) {
-        listeners.append(&mut listen(&host, options.group.as_deref(), &mut sockets).await?);
+        let group = options.group.as_deref();
+        listeners.append(&mut listen(&host, group, tls.as_ref(), &mut sockets).await?);
     }
     let pidfile = options.pidfile.clone();
     if let Some(path) = &pidfile {
@@ -135,7 +133,7 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
         data_root: options.data_root.clone(),
         run_root: options.exec_root.clone(),
         shim_program: crate::shim::PROGRAM,
-        cgroup_parent: String::new(),
+        cgroup_parent: options.cgroup_parent.clone(),
         defaults: crate::defaults::of(options)?,
         bridge: BridgeConfig {
             disabled: network.bridge.as_deref() == Some("none"),
@@ -228,10 +226,38 @@ fn hosts(options: &DaemonOptions) -> Vec<String> {
     }
 }
 
+/// What `--tls` and `--tlsverify` ask for on all `tcp://` sockets; the files lie by default where
+/// dockerd looks for them.
+fn tls(options: &DaemonOptions) -> Result<Option<Tls>, String> {
+    let asked = &options.tls;
+    if !(asked.tls || asked.tlsverify) {
+        return Ok(None);
+    }
+    let folder = std::env::var_os("DOCKER_CERT_PATH")
+        .or_else(|| std::env::var_os("DOCKER_CONFIG"))
+        .map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".docker"),
+            PathBuf::from,
+        );
+    let file =
+        |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| folder.join(name));
+    let files = TlsFiles {
+        certificate: file(&asked.tlscert, "cert.pem"),
+        key: file(&asked.tlskey, "key.pem"),
+        client_authorities: asked.tlsverify.then(|| file(&asked.tlscacert, "ca.pem")),
+    };
+    let chain = |error: hull_docker::TlsError| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        format!("set up TLS: {error}{}", cause.unwrap_or_default())
+    };
+    Tls::read(&files).map(Some).map_err(chain)
+}
+
 /// Binds what one `-H` names.
 async fn listen(
     host: &str,
     group: Option<&str>,
+    tls: Option<&Tls>,
     sockets: &mut Vec<PathBuf>,
 ) -> Result<Vec<Listener>, String> {
     if let Some(path) = host.strip_prefix("unix://") {
@@ -246,7 +272,10 @@ async fn listen(
         let listener = TcpListener::bind(address)
             .await
             .map_err(|error| format!("listen on {address}: {error}"))?;
-        return Ok(vec![Listener::Tcp(listener)]);
+        return Ok(vec![match tls {
+            Some(tls) => Listener::Tls(listener, tls.clone()),
+            None => Listener::Tcp(listener),
+        }]);
     }
     if host.starts_with("fd://") {
         return inherited().map_err(|error| format!("take the sockets of {host}: {error}"));

@@ -28,6 +28,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
 pub(crate) const DEFAULT_CAPABILITIES: u64 = 0xa80425fb;
 
+/// Whether overlay takes layers by descriptor here; says that the test is skipped where not.
+pub(crate) fn lowers_by_descriptor(test: &str) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    let can = version >= (6, 13);
+    if !can {
+        println!("skip {test}: overlay takes no layers by descriptor before Linux 6.13");
+    }
+    can
+}
+
 /// The bytes of the shim program: from `HULL_SHIM`, or built here once.
 pub(crate) fn program() -> &'static [u8] {
     static PROGRAM: OnceLock<Vec<u8>> = OnceLock::new();

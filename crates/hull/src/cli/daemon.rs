@@ -61,11 +61,6 @@ static IGNORED: &[Ignored] = &[
         &[],
         "there are no plugins: the socket decides who may connect",
     ),
-    value(
-        "cgroup-parent",
-        &["hull", "/hull"],
-        "control groups are made under \"hull\"",
-    ),
     value("containerd", &[], NO_CONTAINERD),
     value("containerd-namespace", &[], NO_CONTAINERD),
     value("containerd-plugins-namespace", &[], NO_CONTAINERD),
@@ -193,6 +188,14 @@ pub(crate) struct DaemonOptions {
     /// Default shm size for containers
     #[arg(long, value_name = "bytes", value_parser = ram_in_bytes)]
     pub(crate) default_shm_size: Option<i64>,
+    /// Set parent cgroup for all containers
+    #[arg(
+        long,
+        value_name = "string",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) cgroup_parent: String,
     /// Default cgroup namespace mode ("host" | "private")
     #[arg(long, value_name = "string")]
     pub(crate) default_cgroupns_mode: Option<String>,
