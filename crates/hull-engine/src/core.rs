@@ -11,6 +11,7 @@ use hull_model::event::Subject;
 use hull_model::spec::{ContainerSpec, NetworkMode};
 use hull_model::{Digest, SandboxId};
 use hull_os::cgroup::{Hierarchies, Support};
+use hull_os::crash;
 use hull_registry::Hosts;
 
 use crate::EngineConfig;
@@ -136,6 +137,7 @@ impl Core {
     /// Removes its files on the data root and in the run root.
     pub(crate) fn remove_files(&self, id: SandboxId) -> Result<()> {
         for directory in [self.exec_dir(id), self.container_dir(id)] {
+            crash::point("before the end of a directory");
             match fs::remove_dir_all(&directory) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(EngineError::io(

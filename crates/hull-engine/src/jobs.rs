@@ -3,11 +3,13 @@
 //! Each pool is a number of places in front of the runtime's blocking threads. A caller waits
 //! for a place in line; when the line is too long it hears so at once.
 
+use std::panic::Location;
 use std::sync::Arc;
 
 use hull_model::limits::{
     DISK_JOBS_MAX, DOWNLOADS_MAX, FILE_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX,
 };
+use hull_os::crash;
 use tokio::sync::Semaphore;
 
 use crate::error::{EngineError, Result};
@@ -64,14 +66,24 @@ impl Jobs {
     ///
     /// # Errors
     /// `Unavailable` when the line is full or the work panicked.
+    #[track_caller]
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        pool: Pool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T>> {
+        self.run_for(pool, work, Location::caller())
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one bounded door to it"
     )]
-    pub(crate) async fn run<T: Send + 'static>(
+    async fn run_for<T: Send + 'static>(
         &self,
         pool: Pool,
         work: impl FnOnce() -> T + Send + 'static,
+        caller: &'static Location<'static>,
     ) -> Result<T> {
         let places = match pool {
             Pool::Disk => &self.disk,
@@ -92,7 +104,9 @@ impl Jobs {
             .await
             .map_err(|_| full())?;
         let result = tokio::task::spawn_blocking(move || {
+            crash::point_of("before the job of", caller);
             let result = work();
+            crash::point_of("after the job of", caller);
             drop(place);
             result
         });

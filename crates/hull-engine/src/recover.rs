@@ -2,10 +2,12 @@
 //!
 //! | recorded          | shim alive | exit record     | nothing, same boot | nothing, other boot |
 //! |-------------------|------------|-----------------|--------------------|---------------------|
-//! | Starting          | adopt      | Exited          | undo               | undo                |
+//! | Starting          | adopt      | Exited          | undo, or 137 [^1]  | undo                |
 //! | Running, Paused   | adopt      | Exited + policy | Exited 137 + policy| Exited 255 + policy |
 //! | Created, Exited   | –          | discard         | –                  | –                   |
 //! | Removing          | go on      | go on           | go on              | go on               |
+//!
+//! [^1]: The shim writes down that the program runs before it says so; then both were killed.
 //!
 //! A shim that is there and does not answer is asked again and again; the container stays as it
 //! was recorded, and nothing of it is touched. What has no record at all is removed.
@@ -17,6 +19,7 @@ use std::time::Duration;
 use hull_model::SandboxId;
 use hull_model::state::{EXIT_LOST, EXIT_REBOOT, Exit, State};
 use hull_sandbox::Found;
+use tokio::sync::oneshot;
 
 use crate::clock::now_ns;
 use crate::core::Core;
@@ -27,6 +30,9 @@ use crate::store::Contents;
 
 /// How long the leftovers of a sandbox without a record may take to vanish.
 const DISCARD_WAIT: Duration = Duration::from_secs(5);
+/// How long requests are held back until every container is looked at; a shim that does not answer holds
+/// nobody up for longer.
+const LOOKS_WAIT: Duration = Duration::from_secs(3);
 /// Pause between two questions to a shim that does not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -69,8 +75,20 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
     core.ports.keep_only(&published);
     discard_unknown(core, &known);
     core.network.settle_links(&links);
+    let mut looks = Vec::new();
     for owner in owners {
-        tokio::spawn(find_again(owner));
+        let (looked, look) = oneshot::channel();
+        tokio::spawn(find_again(owner, looked));
+        looks.push(look);
+    }
+    // So that nobody is told what was, and is no more.
+    let all = async {
+        for look in looks {
+            look.await.ok();
+        }
+    };
+    if tokio::time::timeout(LOOKS_WAIT, all).await.is_err() {
+        tracing::warn!("not every container was found again yet; those are shown as recorded");
     }
     Ok(())
 }
@@ -141,10 +159,13 @@ fn discard_unknown_cgroups(core: &Core, known: &HashSet<String>) {
 }
 
 /// Puts one owner into its right state, then lets it serve.
-async fn find_again(mut owner: Owner) {
+async fn find_again(mut owner: Owner, looked: oneshot::Sender<()>) {
     let (state, same_boot) = owner.recorded();
     match state {
-        State::Removing => return owner.go_on_removing().await,
+        State::Removing => {
+            drop(looked);
+            return owner.go_on_removing().await;
+        }
         State::Created | State::Dead => owner.discard_leftovers(),
         State::Exited { .. } => {
             owner.discard_leftovers();
@@ -161,13 +182,14 @@ async fn find_again(mut owner: Owner) {
             match found {
                 Found::Alive(shim, status) => owner.adopt_found(shim, &status).await,
                 Found::Exited(exit) => owner.ended_meanwhile(exit).await,
-                _ if starting => owner.start_never_happened(),
+                _ if starting && !(same_boot && owner.has_run()) => owner.start_never_happened(),
                 _ if same_boot => owner.ended_meanwhile(lost(EXIT_LOST)).await,
                 _ => owner.ended_meanwhile(lost(EXIT_REBOOT)).await,
             }
         }
     }
     owner.resume_wishes();
+    drop(looked);
     owner.run().await;
 }
 

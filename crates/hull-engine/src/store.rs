@@ -16,10 +16,12 @@
 //!
 //! It does not interpret records: bytes in, bytes out.
 
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hull_model::ErrorKind;
+use hull_os::crash;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
@@ -93,7 +95,18 @@ impl Change {
 
 struct Job {
     changes: Vec<Change>,
-    done: Option<oneshot::Sender<Result<(), String>>>,
+    done: oneshot::Sender<Result<(), String>>,
+}
+
+/// A change that is on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Recorded(oneshot::Receiver<Result<(), String>>);
+
+impl Recorded {
+    /// Waits until it is there; `false`: it could not be written.
+    pub(crate) async fn on_disk(self) -> bool {
+        matches!(self.0.await, Ok(Ok(())))
+    }
 }
 
 /// What the store held when it was opened.
@@ -140,14 +153,24 @@ impl Store {
     ///
     /// # Errors
     /// `LimitReached` when the disk is full, `Unavailable` when too many commits wait.
-    pub(crate) async fn commit(&self, changes: Vec<Change>) -> Result<()> {
+    #[track_caller]
+    pub(crate) fn commit(&self, changes: Vec<Change>) -> impl Future<Output = Result<()>> {
+        self.commit_for(changes, Location::caller())
+    }
+
+    async fn commit_for(
+        &self,
+        changes: Vec<Change>,
+        caller: &'static Location<'static>,
+    ) -> Result<()> {
+        crash::point_of("before the commit of", caller);
         let (done, answer) = oneshot::channel();
-        self.send(Job {
-            changes,
-            done: Some(done),
-        })?;
+        self.send(Job { changes, done })?;
         match answer.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                crash::point_of("after the commit of", caller);
+                Ok(())
+            }
             Ok(Err(text)) => Err(EngineError::step(
                 "write to the store; free some space in the data root",
                 ErrorKind::LimitReached,
@@ -158,13 +181,22 @@ impl Store {
     }
 
     /// Queues changes; they are on the disk before any later commit returns.
+    #[track_caller]
     pub(crate) fn record(&self, changes: Vec<Change>) {
-        if let Err(error) = self.send(Job {
-            changes,
-            done: None,
-        }) {
+        drop(self.record_watched(changes));
+    }
+
+    /// As [`Store::record`], and the answer says when they are on the disk; an answer that never comes
+    /// means that they are not.
+    #[track_caller]
+    pub(crate) fn record_watched(&self, changes: Vec<Change>) -> Recorded {
+        crash::point("before the record of");
+        let (done, answer) = oneshot::channel();
+        let job = Job { changes, done };
+        if let Err(error) = self.send(job) {
             tracing::error!(error = %error.chain(), "a record was not queued");
         }
+        Recorded(answer)
     }
 
     fn send(&self, job: Job) -> Result<()> {
@@ -222,7 +254,9 @@ impl Writer {
             Some(database) => database,
             None => Database::create(&self.path).map_err(|e| e.to_string())?,
         };
+        crash::point("before a transaction");
         apply(&database, changes).map_err(|e| e.to_string())?;
+        crash::point("after a transaction");
         // Only kept when all went well: after an I/O error redb wants to be opened anew.
         self.database = Some(database);
         Ok(())
@@ -250,15 +284,11 @@ impl Writer {
 }
 
 fn answer(job: Job, result: Result<(), String>) {
-    match job.done {
-        // The caller may have gone away; the change is made all the same.
-        Some(done) => drop(done.send(result)),
-        None => {
-            if let Err(error) = result {
-                tracing::error!(error, "a queued record could not be written");
-            }
-        }
+    if let Err(error) = &result {
+        tracing::error!(error, "the store cannot be written");
     }
+    // The caller may have gone away; the change is made all the same.
+    drop(job.done.send(result));
 }
 
 fn open_database(path: &Path) -> Result<Database> {

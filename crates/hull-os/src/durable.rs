@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::crash;
+
 /// How long [`lock`] sleeps between two attempts.
 const LOCK_RETRY_MS: u64 = 5;
 
@@ -64,8 +66,11 @@ pub fn replace_file(
     clippy::disallowed_methods,
     reason = "this is the place that others are sent to"
 )]
+#[track_caller]
 pub fn publish(finished: &Path, name: &Path, durability: Durability) -> io::Result<()> {
+    crash::point("before a name");
     fs::rename(finished, name)?;
+    crash::point("after a name");
     match durability {
         Durability::Synced => sync_dir(parent_of(name)),
         Durability::Lost => Ok(()),
@@ -75,12 +80,15 @@ pub fn publish(finished: &Path, name: &Path, durability: Durability) -> io::Resu
 /// Gives a finished file its final name, unless something has that name; says whether it did.
 ///
 /// The contents are the caller's to sync; [`Durability::Synced`] syncs the folder.
+#[track_caller]
 pub fn publish_new(finished: &Path, name: &Path, durability: Durability) -> io::Result<bool> {
+    crash::point("before a new name");
     match fs::hard_link(finished, name) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
         Err(error) => return Err(error),
     }
+    crash::point("between two names");
     fs::remove_file(finished)?;
     if durability == Durability::Synced {
         sync_dir(parent_of(name))?;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use hull_model::SandboxId;
 use hull_os::cgroup::Hierarchies;
 use hull_os::spawn::{Program, Spawn};
-use hull_os::{process, socket, spawn};
+use hull_os::{crash, process, socket, spawn};
 use hull_plan::message::{self, Request};
 
 use crate::Exit;
@@ -146,10 +146,12 @@ impl Driver {
     ) -> Result<Shim, (&'static str, io::Error)> {
         let step = |step| move |cause| (step, cause);
         let dir = make_run_dir(path).map_err(step("create the run directory"))?;
+        crash::point("after the run directory");
         std::fs::write(path.join(CGROUP), &spec.cgroup.path)
             .map_err(step("write down the cgroup"))?;
         let listener =
             socket::listen(dir.as_fd(), SOCKET).map_err(step("listen for the next daemon"))?;
+        crash::point("after the listener");
         let (ours, theirs) = socket::message_pair().map_err(step("make a socket"))?;
         process::set_nonblocking(ours.as_fd()).map_err(step("make a socket"))?;
         let plan = process::sealed_copy(c"hull-plan", &encoded.plan, false)
@@ -166,6 +168,7 @@ impl Driver {
             descriptors: &descriptors,
         })
         .map_err(step("spawn the shim"))?;
+        crash::point("after the spawn");
         let copy = child.pidfd.try_clone().map_err(step("keep the shim"))?;
         self.children
             .lock()
@@ -240,6 +243,11 @@ impl Driver {
                 cause,
             }),
         }
+    }
+
+    /// When a sandbox began to run (ns since the epoch), also one that has ended; none when it did not.
+    pub fn started_ns(&self, id: &SandboxId) -> Option<i64> {
+        record::read_started(&self.dir(&id.short()).join("status"))
     }
 
     /// Exit records of execs, also of those that ended while no daemon was there.
@@ -336,6 +344,7 @@ impl Driver {
                 return Err(late("a shim"));
             }
             let _ = process::try_wait(shim.as_fd());
+            crash::point("after the end of a shim");
         }
         if let Some(cgroup) = cgroup {
             let group = self.hierarchies.open_group(cgroup);
@@ -349,6 +358,7 @@ impl Driver {
                 Err(cause) if timed_out(&cause) => return Err(late(&cause.to_string())),
                 result => result.map_err(failed("remove the cgroup"))?,
             }
+            crash::point("after the end of a cgroup");
         }
         match std::fs::remove_dir_all(&dir) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
@@ -459,13 +469,21 @@ fn listener(dir: BorrowedFd<'_>) -> io::Result<Listener> {
     }
 }
 
-/// As [`listener`], but waits for a shim that is taking its first steps.
+/// As [`listener`], but waits for what passes: a shim that is taking its first steps, and a child
+/// that was copied from us in that moment and holds the socket of a dead shim until its execve.
 fn settled_listener(dir: BorrowedFd<'_>, until: Instant) -> io::Result<Listener> {
     loop {
-        match listener(dir)? {
-            Listener::NotYet if Instant::now() < until => std::thread::sleep(FIRST_STEPS_PAUSE),
-            settled => return Ok(settled),
+        let found = listener(dir);
+        let passes = match &found {
+            Ok(Listener::NotYet) => true,
+            Ok(_) => false,
+            // Our own looks fill its queue.
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        if !passes || Instant::now() >= until {
+            return found;
         }
+        std::thread::sleep(FIRST_STEPS_PAUSE);
     }
 }
 

@@ -51,6 +51,12 @@ pub(crate) fn read_shim(path: &Path) -> Option<(u32, u64)> {
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
+/// When the first process began to run, from a status record.
+pub(crate) fn read_started(path: &Path) -> Option<i64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    field(text.strip_prefix(VERSION_LINE)?, "at_ns")
+}
+
 fn field(text: &str, name: &str) -> Option<i64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())

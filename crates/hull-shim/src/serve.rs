@@ -404,11 +404,12 @@ impl Server {
                 Target::Init => {
                     let at_ns = process::now_ns();
                     self.started = (pid, at_ns);
+                    // Before it is told: when both daemon and shim die then, this says that it ran.
+                    let _ = record::write_status(self.run_dir.as_fd(), pid, at_ns);
                     let pidfd = self.init_pidfd.take();
                     let pidfds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
                     self.tell(&Event::Started { pid, at_ns }, &pidfds);
                     self.init_pidfd = pidfd;
-                    let _ = record::write_status(self.run_dir.as_fd(), pid, at_ns);
                 }
                 Target::Exec(id) => self.tell(&Event::ExecStarted { id, pid }, &[]),
             }

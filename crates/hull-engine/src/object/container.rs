@@ -39,9 +39,10 @@ use crate::jobs::Pool;
 use crate::network;
 use crate::object::connection::Connection;
 use crate::object::exec::Execs;
+use crate::object::port::ClosedPorts;
 use crate::object::view::{FileView, Views};
 use crate::port::OpenPorts;
-use crate::store::{Change as Write, Key};
+use crate::store::{Change as Write, Key, Recorded};
 
 /// Clients that may wait attached for a start; the oldest is let go.
 const ATTACHMENTS_WAITING_MAX: usize = 16;
@@ -49,6 +50,9 @@ const ATTACHMENTS_WAITING_MAX: usize = 16;
 const SHIM_END_WAIT: Duration = Duration::from_secs(10);
 /// How long the processes of a container may take to vanish after SIGKILL.
 const DISCARD_WAIT: Duration = Duration::from_secs(10);
+/// Pause before a removal that failed is tried again, the first time and at most.
+const REMOVE_AGAIN: Duration = Duration::from_secs(1);
+const REMOVE_AGAIN_MAX: Duration = Duration::from_secs(300);
 
 /// Pause between two looks whether somebody still has the files of a container that is to be
 /// started again.
@@ -600,7 +604,6 @@ impl Owner {
         }
         self.end_life();
         self.event("die", [("exitCode", code.to_string())]);
-        self.record_state();
         self.publish();
     }
 
@@ -616,7 +619,6 @@ impl Owner {
         }
         let endpoints = self.life.endpoints.clone();
         self.end_life();
-        self.record_state();
         self.rearm_or_rest().await;
         if exit.oom_killed {
             self.event("oom", []);
@@ -709,17 +711,34 @@ impl Owner {
         self.on_exit(exit).await;
     }
 
-    /// Lets go of what only a running container holds; the rest is cleaned up beside us.
+    /// Lets go of what only a running container holds, and records the state; the rest is cleaned up
+    /// beside us.
     fn end_life(&mut self) {
         self.pid = 0;
         self.execs.end_all();
         let ports = self.close_ports();
         self.release_endpoints();
+        let recorded = self
+            .core
+            .store
+            .record_watched(vec![self.state_write().releasing()]);
+        self.clean_up(ports, Some(recorded));
+    }
+
+    /// Takes down what is left of a life, but not before it is recorded how that ended: until then
+    /// its exit record is all that says so.
+    fn clean_up(&mut self, ports: ClosedPorts, recorded: Option<Recorded>) {
         let shim = self.shim.take();
         let (core, id, cgroup) = (self.core.clone(), self.id, self.cgroup_path());
         self.ending = Some(tokio::spawn(async move {
             if let Some(mut shim) = shim {
                 shim.ended(SHIM_END_WAIT).await;
+            }
+            if let Some(recorded) = recorded
+                && !recorded.on_disk().await
+            {
+                tracing::error!(container = %id.short(), "its end is not recorded; what is left of it stays");
+                return;
             }
             let job = core.clone();
             let done = core.jobs.run(Pool::Kernel, move || {
@@ -958,6 +977,19 @@ impl Owner {
         if let Some(compressing) = self.compressing.take() {
             drop(compressing.await);
         }
+        let mut pause = REMOVE_AGAIN;
+        while let Err(error) = self.destroy().await {
+            tracing::error!(
+                container = %self.id.short(), error = %error.chain(),
+                "removal is not complete; it is tried again"
+            );
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(REMOVE_AGAIN_MAX);
+        }
+        self.forget_record();
+    }
+
+    async fn destroy(&self) -> Result<()> {
         let (core, id, cgroup) = (self.core.clone(), self.id, self.cgroup_path());
         let removed = self.core.jobs.run(Pool::Disk, move || {
             core.driver
@@ -965,13 +997,7 @@ impl Owner {
                 .map_err(|e| EngineError::step("discard the sandbox", e.kind(), e))?;
             core.remove_files(id)
         });
-        match removed.await.and_then(|result| result) {
-            Ok(()) => self.forget_record(),
-            Err(error) => tracing::error!(
-                container = %self.id.short(), error = %error.chain(),
-                "removal is not complete; it is continued when the daemon starts"
-            ),
-        }
+        removed.await.and_then(|result| result)
     }
 
     fn forget_record(&self) {
@@ -1157,7 +1183,17 @@ impl Owner {
 
     /// Carries on a life that ended while no daemon was there.
     pub(crate) async fn ended_meanwhile(&mut self, exit: Exit) {
+        if self.life.state == State::Starting {
+            // It did run: the former daemon died before it heard so.
+            let started = self.core.driver.started_ns(&self.id);
+            self.life.started_ns = started.unwrap_or(exit.at_ns);
+        }
         self.on_exit(exit).await;
+    }
+
+    /// Whether the program of a life that was starting ran.
+    pub(crate) fn has_run(&self) -> bool {
+        self.core.driver.started_ns(&self.id).is_some()
     }
 
     /// A start that a crash cut off before anything ran.
@@ -1174,13 +1210,14 @@ impl Owner {
         };
         drop(self.apply(event));
         self.end_life();
-        self.record_state();
         self.publish();
     }
 
     /// What a life left that had ended before the former daemon did.
     pub(crate) fn discard_leftovers(&mut self) {
-        self.end_life();
+        let ports = self.close_ports();
+        self.release_endpoints();
+        self.clean_up(ports, None);
     }
 
     /// Goes on with an automatic removal that a crash cut off between the exit and its intent.
@@ -1248,6 +1285,7 @@ impl Owner {
         Write::put(Key::State(*self.id.as_bytes()), to_json(&self.life))
     }
 
+    #[track_caller]
     pub(super) fn record_state(&self) {
         self.core.store.record(vec![self.state_write().releasing()]);
     }

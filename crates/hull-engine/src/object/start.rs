@@ -107,6 +107,7 @@ impl Job {
         let hostname = translate::hostname(&named, named_by);
         let names = self.core.container_dir(named_by);
         self.make_files(&directory, &hostname, endpoints)?;
+        hull_os::crash::point("after the files");
         let network = &self.core.network;
         let log = log_driver::plan(&self.spec, &directory, self.id)?;
         let spec = Spec {
