@@ -84,6 +84,20 @@ def api(method, path, body=None, timeout=WAIT_S):
     return data
 
 
+def api_lines(method, path, timeout=WAIT_S):
+    """One request whose answer is a line of JSON after the other."""
+    connection = _Connection(timeout)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        data = answer.read()
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        raise ApiError(answer.status, data.decode(errors="replace").strip())
+    return [json.loads(line) for line in data.splitlines()]
+
+
 class Daemon:
     """A daemon with its own data root, exec root and socket under WORK."""
 

@@ -127,8 +127,8 @@ pub enum ConnectionError {
         problem: String,
     },
     /// The other side went away in the middle.
-    #[error("{0}")]
-    Broken(#[source] hyper::Error),
+    #[error("{}", innermost(.0))]
+    Broken(hyper::Error),
     /// Nothing, or next to nothing, came for too long.
     #[error("nothing came for {seconds} seconds")]
     Stalled {
@@ -149,6 +149,17 @@ fn go_text(error: &io::Error) -> String {
         Some(first) => first.to_lowercase().chain(letters).collect(),
         None => String::new(),
     }
+}
+
+/// The last of a chain of causes; those before it only say that there was one.
+fn innermost(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = cause.to_string();
+        next = cause.source();
+    }
+    text
 }
 
 fn refusal(status: &u16, reason: &Reason) -> String {

@@ -70,10 +70,8 @@ impl Repository {
         expected: Option<Digest>,
     ) -> Result<Fetched> {
         let url = self.url(server, &format!("manifests/{reference}")).await?;
-        let mut ask = Ask::new(Method::GET, url, &self.scope);
-        for media_type in MANIFEST_TYPES {
-            ask = ask.header(ACCEPT, media_type);
-        }
+        let ask =
+            Ask::new(Method::GET, url, &self.scope).header(ACCEPT, &MANIFEST_TYPES.join(", "));
         let client = &self.inner.client;
         const WHAT: &str = "the manifest";
         let document = client
@@ -197,10 +195,8 @@ impl Repository {
 
     async fn has(&self, rest: &str) -> Result<Option<u64>> {
         let server = self.servers().last().ok_or_else(nobody)?;
-        let mut ask = Ask::new(Method::HEAD, self.url(server, rest).await?, &self.scope);
-        for media_type in MANIFEST_TYPES {
-            ask = ask.header(ACCEPT, media_type);
-        }
+        let ask = Ask::new(Method::HEAD, self.url(server, rest).await?, &self.scope)
+            .header(ACCEPT, &MANIFEST_TYPES.join(", "));
         let response = self.inner.client.ask(Some(server), &ask).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);

@@ -82,8 +82,7 @@ impl Command for Create {
             .container
             .body()
             .map_err(|failure| with_help(&failure, "create"))?;
-        let client = session.client().await?;
-        print_line(&create(client, body, &self.create).await?)
+        print_line(&create(session, body, &self.create).await?)
     }
 }
 
@@ -97,15 +96,16 @@ struct Created {
 
 /// Creates a container, after fetching its image where that is missing; returns its id.
 pub(crate) async fn create(
-    client: &Client,
+    session: &Session,
     mut body: CreateBody,
     options: &CreateOptions,
 ) -> Result<String, Failure> {
+    let client = session.client().await?;
     let image = body.config.image.clone();
     reference::validate(&image)?;
     let id_file = IdFile::create(&body.host_config.container_id_file)?;
     if options.pull == "always" {
-        pull::quietly_or_not(client, &image, options.platform.as_deref(), options.quiet).await?;
+        pull::quietly_or_not(session, &image, options.platform.as_deref(), options.quiet).await?;
     }
     let version = client.version().await?;
     body.adapt(version)?;
@@ -121,7 +121,7 @@ pub(crate) async fn create(
                 warn_line(&format!("Unable to find image '{name}' locally"));
             }
             let platform = options.platform.as_deref();
-            pull::quietly_or_not(client, &image, platform, options.quiet).await?;
+            pull::quietly_or_not(session, &image, platform, options.quiet).await?;
             post(client, &body, options).await
         }
         other => other,

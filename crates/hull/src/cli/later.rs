@@ -38,9 +38,6 @@ macro_rules! later {
     };
 }
 
-later!(Push, POST "/images/x/push", "[OPTIONS] NAME[:TAG]", "Upload an image to a registry");
-later!(Login, POST "/auth", "[OPTIONS] [SERVER]", "Authenticate to a registry");
-later!(Search, GET "/images/search", "[OPTIONS] TERM", "Search a registry for images");
 later!(Build, POST "/build", "[OPTIONS] PATH | URL | -", "Build an image from a Dockerfile");
 
 /// `hull compose`.

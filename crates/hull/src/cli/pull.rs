@@ -3,8 +3,8 @@
 use super::failure::Failure;
 use super::progress::{self, Show};
 use super::session::{Session, print_line, warn_line};
-use super::{Command, reference};
-use crate::client::{Client, Reply};
+use super::{Command, credentials, reference};
+use crate::client::Reply;
 
 /// `hull pull`.
 #[derive(Debug, clap::Args)]
@@ -50,8 +50,7 @@ impl Command for Pull {
         } else {
             reference::with_tag(&self.name)
         };
-        let client = session.client().await?;
-        let reply = create_image(client, &name, self.platform.as_deref()).await?;
+        let reply = create_image(session, &name, self.platform.as_deref()).await?;
         progress::follow(reply, if self.quiet { Show::Nothing } else { Show::All }).await?;
         print_line(&reference::familiar_to_full(&name))
     }
@@ -60,13 +59,13 @@ impl Command for Pull {
 /// Fetches an image for a command that is about something else: its output goes to ours only as
 /// messages of errors would.
 pub(crate) async fn quietly_or_not(
-    client: &Client,
+    session: &Session,
     image: &str,
     platform: Option<&str>,
     quiet: bool,
 ) -> Result<(), Failure> {
     let name = reference::with_tag(image);
-    let reply = create_image(client, &name, platform).await?;
+    let reply = create_image(session, &name, platform).await?;
     progress::follow(reply, Show::Nothing).await?;
     if !quiet {
         warn_line(&format!("Downloaded {name}"));
@@ -75,7 +74,7 @@ pub(crate) async fn quietly_or_not(
 }
 
 async fn create_image(
-    client: &Client,
+    session: &Session,
     name: &str,
     platform: Option<&str>,
 ) -> Result<Reply, Failure> {
@@ -83,7 +82,10 @@ async fn create_image(
         Some((repository, digest)) => (repository, Some(digest)),
         None => reference::split_tag(name).map_or((name, None), |(name, tag)| (name, Some(tag))),
     };
-    let call = client.post("/images/create").query("fromImage", repository);
+    let (header, value) = credentials::header_for(session, repository).await?;
+    let client = session.client().await?;
+    let call = client.post("/images/create").header(header, value);
+    let call = call.query("fromImage", repository);
     let call = call.query_some("platform", platform).query_some("tag", tag);
     Ok(call.send().await?)
 }

@@ -68,7 +68,7 @@ impl Run {
         let client = session.client().await?;
         let config = body.config.clone();
         let auto_remove = body.host_config.auto_remove;
-        let created = create(client, body, &self.create).await;
+        let created = create(session, body, &self.create).await;
         let id = created.map_err(|failure| start_failure(&failure))?;
         let signals = self.sig_proxy.then(signal::catch_all);
         if !(config.attach_stdin || config.attach_stdout || config.attach_stderr) {

@@ -12,8 +12,8 @@ use super::session::{GlobalOptions, Session, print};
 use super::{
     Command, DaemonOptions, arguments, attach, bootstrap, commit, context, cp, create, diff, disk,
     events, exec, export, generate, history, image_list, import, info, inspect, kill, later, load,
-    logs, network, pause, port, prune, ps, pull, rename, rm, rmi, run, start, stats, stop, system,
-    tag, top, update, version, volume, wait,
+    login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi, run, search, start,
+    stats, stop, system, tag, top, update, version, volume, wait,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -96,10 +96,11 @@ static TOP: &[Entry] = &[
     at::<ps::Ps>(&["ps"]),
     at::<later::Build>(&["build"]),
     at::<pull::Pull>(&["pull"]),
-    at::<later::Push>(&["push"]),
+    at::<push::Push>(&["push"]),
     at::<image_list::ImageList>(&["images"]),
-    at::<later::Login>(&["login"]),
-    at::<later::Search>(&["search"]),
+    at::<login::Login>(&["login"]),
+    at::<login::Logout>(&["logout"]),
+    at::<search::Search>(&["search"]),
     at::<version::Version>(&["version"]),
     at::<info::Info>(&["info"]),
     until_installed::<later::Compose>(&["compose"]),
@@ -201,7 +202,7 @@ static GROUPS: &[Group] = &[
             at::<image_list::ImageList>(&["ls", "list"]),
             at::<prune::ImagePrune>(&["prune"]),
             at::<pull::Pull>(&["pull"]),
-            at::<later::Push>(&["push"]),
+            at::<push::Push>(&["push"]),
             at::<rmi::Rmi>(&["rm", "remove"]),
             at::<load::Save>(&["save"]),
             at::<tag::Tag>(&["tag"]),
