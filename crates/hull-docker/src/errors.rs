@@ -122,6 +122,13 @@ fn sentence(error: &EngineError) -> String {
         EngineError::NoSuchImage(name) => format!("No such image: {}", with_tag(name)),
         EngineError::NoSuchExec(id) => format!("No such exec instance: {id}"),
         EngineError::NoSuchFile(path) => format!("Could not find the file {path} in the container"),
+        EngineError::NoSuchVolume(name) => format!("get {name}: no such volume"),
+        EngineError::NoSuchVolumeDriver { volume, plugin } => format!(
+            "create {volume}: error looking up volume plugin {plugin}: plugin \"{plugin}\" not found"
+        ),
+        EngineError::VolumeInUse { name, users } => {
+            format!("remove {name}: volume is in use - [{}]", users.join(", "))
+        }
         EngineError::Ambiguous(prefix) => {
             format!("multiple IDs found with provided prefix: {prefix}")
         }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 pub use crate::logs::lines::{LogLine, LogLines};
 use hull_model::port::PublishedPort;
-use hull_model::spec::{ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding};
+use hull_model::spec::{
+    ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding, VolumeSpec,
+};
 use hull_model::state::{Exit, State};
 use hull_model::{Digest, NetworkId, SandboxId};
 pub use hull_net::Subnet;
@@ -742,4 +744,60 @@ pub struct RemoteImage {
     pub size: u64,
     /// What it runs on: architecture, operating system, variant.
     pub platforms: Vec<(String, String, String)>,
+}
+
+/// A volume to make.
+#[derive(Debug, Clone, Default)]
+pub struct VolumeRequest {
+    /// Its name; empty: one is drawn.
+    pub name: String,
+    /// How to make it.
+    pub spec: VolumeSpec,
+}
+
+/// A volume to make with what another one holds.
+#[derive(Debug, Clone, Default)]
+pub struct VolumeCopy {
+    /// What is copied.
+    pub from: String,
+    /// Name of the new one.
+    pub to: String,
+    /// It can only be read.
+    pub snapshot: bool,
+    /// Hold programs that write to it meanwhile, so that the copy is of one moment.
+    pub pause: bool,
+    /// Free text by key; none: that of the source.
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// A volume as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Unique among volumes.
+    pub name: String,
+    /// Options of the driver as given; none: none were.
+    pub options: Option<BTreeMap<String, String>>,
+    /// Free text by key; none: none was given.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Nanoseconds since the epoch.
+    pub created_ns: i64,
+    /// Where its contents are on the host.
+    pub mountpoint: PathBuf,
+    /// Its name was drawn.
+    pub anonymous: bool,
+    /// The volume that it is a read-only copy of.
+    pub snapshot_of: Option<String>,
+    /// Containers that have it, also those that do not run.
+    pub users: Vec<VolumeUser>,
+}
+
+/// A container that has a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeUser {
+    /// Its id.
+    pub id: SandboxId,
+    /// Its name.
+    pub name: String,
+    /// It runs and may write to the volume.
+    pub writes: bool,
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::object::exec::ExecTable;
 use crate::object::image::ImageTable;
 use crate::object::registry::Registry;
 use crate::object::transfer::Transfers;
+use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::store::Store;
 use crate::{log_driver, logs};
@@ -46,6 +48,7 @@ pub(crate) struct Core {
     pub(crate) images: ImageTable,
     pub(crate) registries: Arc<Hosts>,
     pub(crate) transfers: Transfers,
+    pub(crate) volumes: VolumeTable,
     pub(crate) storage: hull_storage::Store,
     pub(crate) mounts: hull_storage::LayerMounts,
     pub(crate) driver: hull_sandbox::Driver,
@@ -181,6 +184,19 @@ impl Core {
             .layer_path(layer)
             .metadata()
             .map_or(0, |facts| facts.len())
+    }
+
+    /// The root of an image, only for reading, for as long as the descriptor is open.
+    pub(crate) fn image_root(&self, layers: &[Digest]) -> Result<Arc<OwnedFd>> {
+        let mut mounted = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev() {
+            let image = self.storage.layer_path(layer);
+            let layer = self.mounts.ensure(layer, &image);
+            mounted.push(layer.map_err(|e| EngineError::step("mount the image", e.kind(), e))?);
+        }
+        self.mounts
+            .merged(&mounted, self.lowers_by_descriptor)
+            .map_err(|e| EngineError::io("mount the layers of the image", e))
     }
 
     /// What a container printed so far, as an attached client sees it.

@@ -40,6 +40,25 @@ pub enum EngineError {
     /// A container has nothing at this path.
     #[error("no such file in the container: {0}")]
     NoSuchFile(String),
+    /// No volume has this name.
+    #[error("no such volume: {0}")]
+    NoSuchVolume(String),
+    /// A volume wants a driver that is not there.
+    #[error("create {volume}: there is no volume driver {plugin:?}")]
+    NoSuchVolumeDriver {
+        /// The volume.
+        volume: String,
+        /// The driver.
+        plugin: String,
+    },
+    /// A volume is in use.
+    #[error("volume {name:?} is in use by {}", .users.join(", "))]
+    VolumeInUse {
+        /// Its name.
+        name: String,
+        /// Full ids of containers.
+        users: Vec<String>,
+    },
     /// A prefix that fits several objects.
     #[error("multiple IDs found with provided prefix: {0}")]
     Ambiguous(String),
@@ -164,6 +183,8 @@ impl EngineError {
             | Self::NoSuchFile(_)
             | Self::NoSuchNetwork(_)
             | Self::NoSuchPlugin(_)
+            | Self::NoSuchVolume(_)
+            | Self::NoSuchVolumeDriver { .. }
             | Self::NoSuchExec(_) => ErrorKind::NotFound,
             Self::Denied(_) => ErrorKind::Denied,
             // A defect of the request; Docker answers 500.
@@ -176,9 +197,10 @@ impl EngineError {
             | Self::Paused(_)
             | Self::StillLive { .. }
             | Self::WrongState(_) => ErrorKind::WrongState,
-            Self::BeingRemoved(_) | Self::ImageInUse { .. } | Self::ImageConflict(_) => {
-                ErrorKind::Busy
-            }
+            Self::BeingRemoved(_)
+            | Self::ImageInUse { .. }
+            | Self::VolumeInUse { .. }
+            | Self::ImageConflict(_) => ErrorKind::Busy,
             // Docker answers 500, which clients know.
             Self::PortsFailed { .. } => ErrorKind::Internal,
             Self::Unsupported(_) => ErrorKind::Unsupported,

@@ -47,7 +47,7 @@ use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
     Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLines, LogsRequest, Member,
     Network, NetworkRequest, Progress, PublishRequest, PullRequest, PushRequest, RegistryAuth,
-    RemoteImage, RemoveOptions, Transfer, WaitCondition, Waited,
+    RemoteImage, RemoveOptions, Transfer, Volume, VolumeCopy, VolumeRequest, WaitCondition, Waited,
 };
 use hull_model::event::Happening;
 use hull_model::spec::EndpointSpec;
@@ -126,6 +126,11 @@ impl Engine {
         Images(&self.0)
     }
 
+    /// The volumes.
+    pub fn volumes(&self) -> Volumes<'_> {
+        Volumes(&self.0)
+    }
+
     /// The kept events not older than `since_ns` (none: none), and all that follow.
     pub fn events(
         &self,
@@ -198,7 +203,8 @@ impl Containers<'_> {
     /// # Errors
     /// `NoSuchImage`, `NameTaken`, `Invalid`, `Unsupported`, or a full disk.
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        object::create::create(self.0, request).await
+        let core = self.0.clone();
+        finished(async move { object::create::create(&core, request).await }).await
     }
 
     /// Starts a container; returns when its program runs.
@@ -757,4 +763,82 @@ impl Images<'_> {
     pub async fn prune(&self, which: &ImagePrune) -> Result<(Vec<ImageRemoval>, u64)> {
         object::image::prune(self.0, which).await
     }
+}
+
+/// The volumes.
+#[derive(Debug, Clone, Copy)]
+pub struct Volumes<'a>(&'a Arc<core::Core>);
+
+impl Volumes<'_> {
+    /// All volumes, by name.
+    pub fn list(&self) -> Vec<Volume> {
+        object::volume::list(self.0)
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// `NoSuchVolume`.
+    pub fn inspect(&self, name: &str) -> Result<Volume> {
+        object::volume::inspect(self.0, name)
+    }
+
+    /// Makes a volume; one that is there is left as it is.
+    ///
+    /// # Errors
+    /// `Invalid`, `NoSuchVolumeDriver`, or a full disk.
+    pub async fn create(&self, request: VolumeRequest) -> Result<Volume> {
+        let core = self.0.clone();
+        finished(async move { object::volume::create(&core, request).await }).await
+    }
+
+    /// Removes a volume that no container has.
+    ///
+    /// # Errors
+    /// `NoSuchVolume`, `VolumeInUse`.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        let (core, name) = (self.0.clone(), name.to_owned());
+        finished(async move { object::volume::remove(&core, &name).await }).await
+    }
+
+    /// Removes every volume that no container has and that `keep` does not keep; returns names and
+    /// freed bytes.
+    ///
+    /// # Errors
+    /// None so far: what cannot be removed is left.
+    pub async fn prune(&self, keep: impl Fn(&Volume) -> bool + Send) -> Result<(Vec<String>, u64)> {
+        object::volume::prune(self.0, keep).await
+    }
+
+    /// Bytes that a volume takes on the disk.
+    pub async fn usage(&self, volume: &Volume) -> u64 {
+        object::volume::usage(self.0, volume).await
+    }
+
+    /// Gives a volume that no container has another name.
+    ///
+    /// # Errors
+    /// `NoSuchVolume`, `VolumeInUse`, `WrongState` when the name is taken.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        let (core, from, to) = (self.0.clone(), from.to_owned(), to.to_owned());
+        finished(async move { object::volume::rename(&core, &from, &to).await }).await
+    }
+
+    /// Makes a volume with what another one holds: a clone, or a read-only snapshot.
+    ///
+    /// # Errors
+    /// `NoSuchVolume`, `WrongState` when the name is taken, or a full disk.
+    pub async fn copy(&self, request: VolumeCopy) -> Result<Volume> {
+        let core = self.0.clone();
+        finished(async move { object::volume::copy(&core, request).await }).await
+    }
+}
+
+/// Carries a change to its end, also when the client that asked for it goes away in between.
+async fn finished<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(change)
+        .await
+        .unwrap_or_else(|e| Err(EngineError::Unavailable(format!("it was cut off: {e}"))))
 }

@@ -23,6 +23,7 @@ use crate::object::exec::ExecTable;
 use crate::object::image::{self, ImageTable};
 use crate::object::registry::Registry;
 use crate::object::transfer::Transfers;
+use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::recover;
 use crate::store::{Change, Contents, Key, Store};
@@ -74,6 +75,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     let images = ImageTable::recover(&storage, &contents);
     let registries = Hosts::new(config.registries.clone())
         .map_err(|error| EngineError::Invalid(error.to_string()))?;
+    let volumes = VolumeTable::open(&config.data_root, &contents)?;
     let core = Arc::new(Core {
         support: cgroups.support(),
         lowers_by_descriptor: kernel_version() >= LOWERS_BY_DESCRIPTOR_SINCE,
@@ -87,6 +89,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         images,
         registries: Arc::new(registries),
         transfers: Transfers::new(config.downloads_max),
+        volumes,
         storage,
         mounts,
         driver,

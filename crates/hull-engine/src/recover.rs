@@ -25,7 +25,7 @@ use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::Result;
 use crate::object::container::{ContainerRecord, Owner, StateRecord};
-use crate::object::port;
+use crate::object::{port, volume};
 use crate::store::Contents;
 
 /// How long the leftovers of a sandbox without a record may take to vanish.
@@ -61,6 +61,9 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
             let link = hull_net::host_link(&id, endpoint.number);
             links.insert(link, endpoint.network_id.clone());
         }
+        if life.state.is_live() || life.state == State::Starting {
+            core.volumes.adopt(id, &record.spec);
+        }
         let name = record.spec.name.clone();
         core.ports.adopt(id, &name, &life.ports);
         published.push((life.ports.clone(), port::target(&life)));
@@ -76,6 +79,8 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
     discard_unknown(core, &known);
     core.network.settle_links(&links);
     let mut looks = Vec::new();
+    // Before any owner may start its container again.
+    volume::recover(core).await;
     for owner in owners {
         let (looked, look) = oneshot::channel();
         tokio::spawn(find_again(owner, looked));

@@ -7,6 +7,7 @@
 //!  images      config digest (32)      -> JSON        {"v":1, manifest, layers, …}
 //!  networks    id (32 bytes)           -> JSON        {"v":1, spec, created, link}
 //!  tags        canonical reference     -> digest (32) + nanoseconds (8, little endian)
+//!  volumes     name                    -> JSON        {"v":1, state, created, options, labels, …}
 //! ```
 //!
 //! Everything is read once at open; after that the engine's memory is the truth and this file its
@@ -33,6 +34,7 @@ const STATES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("states")
 const IMAGES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("images");
 const NETWORKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("networks");
 const TAGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tags");
+const VOLUMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("volumes");
 
 /// The schema that this program writes.
 const SCHEMA: &[u8] = b"1";
@@ -56,6 +58,7 @@ pub(crate) enum Key {
     Image([u8; 32]),
     Network([u8; 32]),
     Tag(String),
+    Volume(String),
 }
 
 /// One change: a new value, or none to remove the key.
@@ -118,6 +121,7 @@ pub(crate) struct Contents {
     pub(crate) images: Vec<([u8; 32], Vec<u8>)>,
     pub(crate) networks: Vec<([u8; 32], Vec<u8>)>,
     pub(crate) tags: Vec<(String, Vec<u8>)>,
+    pub(crate) volumes: Vec<(String, Vec<u8>)>,
 }
 
 /// The store's door; the writer ends when all doors are gone.
@@ -347,21 +351,20 @@ fn read_all(database: &Database) -> Result<Contents, redb::Error> {
         write.open_table(IMAGES)?;
         write.open_table(NETWORKS)?;
         write.open_table(TAGS)?;
+        write.open_table(VOLUMES)?;
     }
     write.commit()?;
     let read = database.begin_read()?;
     let mut contents = Contents::default();
-    for row in read.open_table(META)?.iter()? {
-        let (key, value) = row?;
-        contents
-            .meta
-            .push((key.value().to_owned(), value.value().to_vec()));
-    }
-    for row in read.open_table(TAGS)?.iter()? {
-        let (key, value) = row?;
-        contents
-            .tags
-            .push((key.value().to_owned(), value.value().to_vec()));
+    for (table, rows) in [
+        (META, &mut contents.meta),
+        (TAGS, &mut contents.tags),
+        (VOLUMES, &mut contents.volumes),
+    ] {
+        for row in read.open_table(table)?.iter()? {
+            let (key, value) = row?;
+            rows.push((key.value().to_owned(), value.value().to_vec()));
+        }
     }
     for (table, rows) in [
         (CONTAINERS, &mut contents.containers),
@@ -388,6 +391,7 @@ fn apply(database: &Database, changes: &[&Change]) -> Result<(), redb::Error> {
         let mut images = write.open_table(IMAGES)?;
         let mut networks = write.open_table(NETWORKS)?;
         let mut tags = write.open_table(TAGS)?;
+        let mut volumes = write.open_table(VOLUMES)?;
         let mut meta = write.open_table(META)?;
         for change in changes {
             let value = change.value.as_deref();
@@ -397,6 +401,7 @@ fn apply(database: &Database, changes: &[&Change]) -> Result<(), redb::Error> {
                 Key::Image(id) => set(&mut images, id.as_slice(), value)?,
                 Key::Network(id) => set(&mut networks, id.as_slice(), value)?,
                 Key::Tag(name) => set(&mut tags, name.as_str(), value)?,
+                Key::Volume(name) => set(&mut volumes, name.as_str(), value)?,
                 Key::Meta(name) => set(&mut meta, *name, value)?,
             }
         }

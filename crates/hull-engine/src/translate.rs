@@ -10,8 +10,8 @@ use std::sync::Arc;
 use hull_model::SandboxId;
 use hull_model::limits::SHM_BYTES;
 use hull_model::spec::{
-    ContainerSpec, DeviceSpec, MountKind as Asked, MountSpec, NamespaceMode, NetworkMode,
-    Propagation as Travels, SeccompChoice,
+    ContainerSpec, DeviceSpec, MountForm, MountKind as Asked, MountSpec, NamespaceMode,
+    NetworkMode, Propagation as Travels, SeccompChoice,
 };
 use hull_sandbox::container::{self, capability, seccomp};
 use hull_sandbox::{
@@ -21,6 +21,7 @@ use hull_sandbox::{
 
 use crate::api::{ExecRequest, MountPoint};
 use crate::error::{EngineError, Result};
+use crate::object::volume::{Sources, VolumeTable};
 
 /// Where programs are looked for when the image does not say.
 const PATH_DEFAULT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -35,7 +36,7 @@ fn mount(kind: MountKind, destination: &str, options: MountOptions, data: &str) 
 }
 
 /// All mounts, in the order in which they are made.
-pub(crate) fn mounts(spec: &ContainerSpec, files: &Path) -> Vec<Mount> {
+pub(crate) fn mounts(spec: &ContainerSpec, files: &Path, volumes: &Sources) -> Vec<Mount> {
     let host = &spec.host;
     let own_shm = !matches!(
         host.ipc,
@@ -65,7 +66,11 @@ pub(crate) fn mounts(spec: &ContainerSpec, files: &Path) -> Vec<Mount> {
     let mut asked: Vec<&MountSpec> = host.mounts.iter().collect();
     // What lies deeper is mounted later, or it would be hidden.
     asked.sort_by_key(|asked| asked.destination.matches('/').count());
-    mounts.extend(asked.into_iter().filter_map(asked_mount));
+    mounts.extend(
+        asked
+            .into_iter()
+            .filter_map(|asked| asked_mount(asked, volumes)),
+    );
     mounts
 }
 
@@ -85,7 +90,7 @@ fn bind(source: &str, destination: &str, readonly: bool) -> Mount {
     }
 }
 
-fn asked_mount(asked: &MountSpec) -> Option<Mount> {
+fn asked_mount(asked: &MountSpec, volumes: &Sources) -> Option<Mount> {
     let plain = MountOptions {
         readonly: asked.readonly,
         ..MountOptions::default()
@@ -107,8 +112,15 @@ fn asked_mount(asked: &MountSpec) -> Option<Mount> {
             data: String::new(),
         }),
         Asked::Tmpfs { options } => Some(tmpfs(asked, options)),
-        // Refused at create until volumes are there.
-        Asked::Volume { .. } => None,
+        Asked::Volume { .. } => {
+            let (source, only_read) = volumes.at(&asked.destination)?;
+            let readonly = asked.readonly || only_read;
+            Some(bind(
+                &source.to_string_lossy(),
+                &asked.destination,
+                readonly,
+            ))
+        }
     }
 }
 
@@ -169,7 +181,7 @@ pub(crate) fn root_propagation(spec: &ContainerSpec) -> Propagation {
 }
 
 /// Mounts as `inspect` shows them.
-pub(crate) fn mount_points(spec: &ContainerSpec) -> Vec<MountPoint> {
+pub(crate) fn mount_points(spec: &ContainerSpec, volumes: &VolumeTable) -> Vec<MountPoint> {
     let show = |asked: &MountSpec| {
         let (kind, name, source, propagation) = match &asked.kind {
             Asked::Bind {
@@ -177,7 +189,10 @@ pub(crate) fn mount_points(spec: &ContainerSpec) -> Vec<MountPoint> {
                 propagation,
                 ..
             } => ("bind", String::new(), source.clone(), word(*propagation)),
-            Asked::Volume { name, .. } => ("volume", name.clone(), String::new(), ""),
+            Asked::Volume { name, .. } => {
+                let source = volumes.data(name).to_string_lossy().into_owned();
+                ("volume", name.clone(), source, "")
+            }
             Asked::Tmpfs { .. } => ("tmpfs", String::new(), String::new(), ""),
         };
         MountPoint {
@@ -185,14 +200,23 @@ pub(crate) fn mount_points(spec: &ContainerSpec) -> Vec<MountPoint> {
             name,
             source,
             destination: asked.destination.clone(),
-            mode: asked.mode.clone(),
+            mode: shown_mode(asked),
             writable: !asked.readonly,
             propagation,
         }
     };
     // Docker does not list `--tmpfs`, only `--mount type=tmpfs`.
-    let listed = |asked: &&MountSpec| asked.form != hull_model::spec::MountForm::Tmpfs;
+    let listed = |asked: &&MountSpec| asked.form != MountForm::Tmpfs;
     spec.host.mounts.iter().filter(listed).map(show).collect()
+}
+
+/// Docker shows a shared SELinux label on the volumes that a client named a place for.
+fn shown_mode(asked: &MountSpec) -> String {
+    let named = matches!(asked.form, MountForm::Bind | MountForm::Mount);
+    if named && asked.mode.is_empty() && matches!(asked.kind, Asked::Volume { .. }) {
+        return "z".to_owned();
+    }
+    asked.mode.clone()
 }
 
 fn word(propagation: Travels) -> &'static str {

@@ -9,6 +9,7 @@ use hull_model::state::State;
 use crate::core::Core;
 use crate::error::Result;
 use crate::jobs::Pool;
+use crate::object::volume;
 
 /// A sentence for each difference.
 pub(crate) async fn verify(core: &Arc<Core>) -> Result<Vec<String>> {
@@ -101,10 +102,11 @@ fn ids(core: &Core) -> HashSet<String> {
 
 /// Blobs and layers against their digests and the images that name them.
 fn bytes(core: &Core) -> Vec<String> {
-    let mut problems = match core.storage.verify() {
+    let mut problems: Vec<String> = match core.storage.verify() {
         Ok(problems) => problems.iter().map(ToString::to_string).collect(),
         Err(error) => vec![format!("the layer store cannot be read: {error}")],
     };
+    problems.extend(volume::differences(core));
     let (named, complete) = core.images.named();
     if !complete {
         problems.push("an image cannot be read; the log says which and why".to_owned());

@@ -241,6 +241,8 @@ pub enum MountForm {
     Tmpfs,
     /// `Config.Volumes`, or an image's `VOLUME`.
     Anonymous,
+    /// Taken over from another container by `HostConfig.VolumesFrom`.
+    VolumesFrom,
 }
 
 /// What is mounted.
@@ -257,20 +259,38 @@ pub enum MountKind {
         /// Without what is mounted below the source.
         non_recursive: bool,
     },
-    /// A volume; empty name: an anonymous one.
+    /// A volume.
     Volume {
-        /// Name of the volume.
+        /// Name of the volume; empty until create draws one.
         name: String,
+        /// Its name was drawn for this container, and it goes with it.
+        #[serde(default)]
+        anonymous: bool,
         /// Do not copy what the image has at the destination.
         no_copy: bool,
         /// Path inside the volume; empty: all of it.
         subpath: String,
+        /// How to make it when it is not there.
+        #[serde(default)]
+        request: VolumeSpec,
     },
     /// Memory.
     Tmpfs {
         /// Mount options as in `size=64m,mode=1777`.
         options: String,
     },
+}
+
+/// How a volume shall be made; nothing of it changes one that is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeSpec {
+    /// Name of the driver; empty: `local`.
+    pub driver: String,
+    /// Options of the driver; none: none were given, which `inspect` tells from an empty list.
+    pub options: Option<BTreeMap<String, String>>,
+    /// Free text by key; likewise.
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// Mount propagation, in the kernel's words.

@@ -41,13 +41,22 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
-/// Binds a file read-only to a free loop device, which frees itself after its last user.
+/// What may be done with a loop device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only reading.
+    ReadOnly,
+    /// Writing too; the file must be open for it.
+    ReadWrite,
+}
+
+/// Binds a file to a free loop device, which frees itself after its last user.
 ///
 /// Returns the device's path and the descriptor that keeps it until it is mounted.
 ///
 /// # Errors
 /// When there is no loop driver, or no device is free.
-pub fn attach(file: BorrowedFd<'_>) -> io::Result<(CString, File)> {
+pub fn attach(file: BorrowedFd<'_>, access: Access) -> io::Result<(CString, File)> {
     let control = OpenOptions::new()
         .read(true)
         .write(true)
@@ -61,9 +70,9 @@ pub fn attach(file: BorrowedFd<'_>) -> io::Result<(CString, File)> {
             return Err(io::Error::last_os_error());
         }
         let path = format!("/dev/loop{number}");
-        let device = open_device(&path, number.unsigned_abs())?;
+        let device = open_device(&path, number.unsigned_abs(), access)?;
         for direct in [LO_FLAGS_DIRECT_IO, 0] {
-            match configure(&device, file, direct) {
+            match configure(&device, file, access, direct) {
                 Ok(()) => return Ok((CString::new(path)?, device)),
                 Err(error) => last = error,
             }
@@ -76,10 +85,11 @@ pub fn attach(file: BorrowedFd<'_>) -> io::Result<(CString, File)> {
 }
 
 /// Opens the device's node, which is made first where no udev makes it.
-fn open_device(path: &str, number: u32) -> io::Result<File> {
+fn open_device(path: &str, number: u32, access: Access) -> io::Result<File> {
     let open = || {
         OpenOptions::new()
             .read(true)
+            .write(access == Access::ReadWrite)
             .custom_flags(libc::O_CLOEXEC)
             .open(path)
     };
@@ -103,12 +113,15 @@ fn open_device(path: &str, number: u32) -> io::Result<File> {
     }
 }
 
-fn configure(device: &File, file: BorrowedFd<'_>, direct: u32) -> io::Result<()> {
+fn configure(device: &File, file: BorrowedFd<'_>, access: Access, direct: u32) -> io::Result<()> {
     // SAFETY: plain numbers, of which all zeros is a valid value.
     let mut config: LoopConfig = unsafe { std::mem::zeroed() };
     config.fd = file.as_raw_fd().unsigned_abs();
     config.block_size = if direct == 0 { 0 } else { 4096 };
-    config.info.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | direct;
+    config.info.flags = LO_FLAGS_AUTOCLEAR | direct;
+    if access == Access::ReadOnly {
+        config.info.flags |= LO_FLAGS_READ_ONLY;
+    }
     // SAFETY: the kernel reads one `loop_config` at the address, which lives over the call.
     let done = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
     if done == 0 {

@@ -61,6 +61,34 @@ impl Attributes {
     }
 }
 
+/// Flags of [`mount_classic`].
+pub mod flags {
+    /// Cannot be written.
+    pub const READONLY: libc::c_ulong = libc::MS_RDONLY;
+    /// Set-user-id bits have no effect.
+    pub const NOSUID: libc::c_ulong = libc::MS_NOSUID;
+    /// Device nodes have no effect.
+    pub const NODEV: libc::c_ulong = libc::MS_NODEV;
+    /// Nothing can be executed.
+    pub const NOEXEC: libc::c_ulong = libc::MS_NOEXEC;
+    /// Each write waits for the disk.
+    pub const SYNCHRONOUS: libc::c_ulong = libc::MS_SYNCHRONOUS;
+    /// Access times are not kept.
+    pub const NOATIME: libc::c_ulong = libc::MS_NOATIME;
+    /// Access times of directories are not kept.
+    pub const NODIRATIME: libc::c_ulong = libc::MS_NODIRATIME;
+    /// Access times are kept seldom.
+    pub const RELATIME: libc::c_ulong = libc::MS_RELATIME;
+    /// Access times are always kept.
+    pub const STRICTATIME: libc::c_ulong = libc::MS_STRICTATIME;
+    /// A place of the tree at another one.
+    pub const BIND: libc::c_ulong = libc::MS_BIND;
+    /// With what is mounted below.
+    pub const RECURSIVE: libc::c_ulong = libc::MS_REC;
+    /// Changes a mount.
+    pub const REMOUNT: libc::c_ulong = libc::MS_REMOUNT;
+}
+
 /// How mounts travel between peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {
@@ -356,6 +384,14 @@ pub fn open_directory_in_root(root: BorrowedFd<'_>, path: &CStr) -> io::Result<O
     open_in_root(root, path, flags, Links::Follow)
 }
 
+/// Opens whatever is there as if `root` were `/`, as a place only.
+///
+/// # Errors
+/// As [`open_in_root`].
+pub fn open_place_in_root(root: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    open_in_root(root, path, libc::O_PATH, Links::Follow)
+}
+
 /// Calls mount(2): the form that kernels before 6.8 need for an overlay with many layers.
 ///
 /// # Errors
@@ -413,6 +449,21 @@ pub fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
 pub fn detach(path: &CStr) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
     check(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) }.into()).map(drop)
+}
+
+/// Whether something is mounted at a path; a symbolic link is none.
+///
+/// # Errors
+/// What the kernel says.
+pub fn is_mount_point(path: &CStr) -> io::Result<bool> {
+    // SAFETY: all-zero is a valid value of this structure of integers.
+    let mut facts: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: the path is NUL-terminated, the structure is valid for writes.
+    let result = unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, 0, &raw mut facts) };
+    check(result.into())?;
+    let bit = libc::STATX_ATTR_MOUNT_ROOT.unsigned_abs();
+    Ok(facts.stx_attributes & u64::from(bit) != 0)
 }
 
 /// Whether a descriptor leads into a `proc` file system.

@@ -42,6 +42,12 @@ pub fn open(dir: BorrowedFd<'_>, path: &CStr, flags: c_int, mode: u32) -> io::Re
     .into())
 }
 
+/// A path that leads any process of this host to what a descriptor of ours is open on, whatever
+/// it is called by then. Good for as long as the descriptor is open.
+pub fn path_of_own_descriptor(fd: BorrowedFd<'_>) -> std::path::PathBuf {
+    format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()).into()
+}
+
 /// Opens a handle to a process that cannot be confused with a later one of the same number.
 ///
 /// # Errors

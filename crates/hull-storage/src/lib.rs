@@ -24,6 +24,7 @@ mod mounts;
 mod store;
 mod usage;
 mod verify;
+mod volume;
 
 pub use content::{Blob, BlobWriter, Expected, Hasher};
 pub use error::{Error, Result};
@@ -34,3 +35,7 @@ pub use mounts::{Backing, LayerMounts, MountError, Mounted};
 pub use store::{Discarded, Partial, Store};
 pub use usage::Usage;
 pub use verify::Difference;
+pub use volume::{
+    Backing as VolumeBacking, OptionFault, VOLUME_BYTES_MIN, VOLUME_NAME_BYTES_MAX, VolumeError,
+    Volumes,
+};

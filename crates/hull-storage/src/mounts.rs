@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_model::{Digest, ErrorKind};
+use hull_os::loopdev::{self, Access};
 use hull_os::mount::{self, Attributes, Filesystem};
 
 /// How a layer file becomes a directory.
@@ -179,6 +180,49 @@ impl LayerMounts {
         }
     }
 
+    /// Layers as one tree that can only be read, the topmost first; it lives as long as the
+    /// descriptor.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn merged(&self, layers: &[Mounted], by_descriptor: bool) -> io::Result<Arc<OwnedFd>> {
+        if let [layer] = layers {
+            return Ok(layer.root.clone());
+        }
+        if by_descriptor {
+            let filesystem = Filesystem::open(c"overlay")?;
+            for layer in layers {
+                filesystem.set_fd(c"lowerdir+", layer.root.as_fd())?;
+            }
+            return filesystem.mount(Attributes::READONLY).map(Arc::new);
+        }
+        // One at a time has the place where it is mounted for a moment.
+        let _table = self.lock();
+        let target = self.directory.join("merged");
+        fs::create_dir_all(&target)?;
+        let target = CString::new(target.as_os_str().as_bytes())?;
+        let names: Vec<String> = layers
+            .iter()
+            .map(|layer| {
+                self.directory
+                    .join(&layer.name)
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        let options = CString::new(format!("lowerdir={}", names.join(":")))?;
+        mount::mount_classic(
+            c"overlay",
+            &target,
+            c"overlay",
+            mount::flags::READONLY,
+            &options,
+        )?;
+        let root = mount::open_directory(&target);
+        mount::detach(&target)?;
+        root.map(Arc::new)
+    }
+
     /// Unmounts a layer that is being removed; that it is not mounted is fine. A container that
     /// still has it keeps it until it ends.
     pub fn release(&self, layer: &Digest) {
@@ -253,7 +297,8 @@ fn mount_one(way: Backing, image: &Path, target: &Path) -> io::Result<OwnedFd> {
         }
         Backing::FileBuffered => filesystem.set(c"source", &image_name)?,
         Backing::Loop => {
-            let (path, device) = hull_os::loopdev::attach(File::open(image)?.as_fd())?;
+            let file = File::open(image)?;
+            let (path, device) = loopdev::attach(file.as_fd(), Access::ReadOnly)?;
             filesystem.set(c"source", &path)?;
             _device = Some(device);
         }

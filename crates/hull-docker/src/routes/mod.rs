@@ -106,10 +106,13 @@ routes! {
 
     GET "/volumes" => volumes::list;
     GET "/volumes/{name}" => volumes::inspect;
-    POST "/volumes/create" => volume_change;
-    POST "/volumes/prune" => prune::volumes;
-    PUT "/volumes/{name}" => volume_change;
+    POST "/volumes/create" => volumes::create;
+    POST "/volumes/prune" => volumes::prune;
+    PUT "/volumes/{name}" => volume_update;
     DELETE "/volumes/{name}" => volumes::remove;
+    POST "/hull/volumes/{name}/rename" => volumes::rename;
+    POST "/hull/volumes/{name}/clone" => volumes::clone;
+    POST "/hull/volumes/{name}/snapshot" => volumes::snapshot;
 
     GET "/plugins" => plugins;
     GET "/plugins/{name..}/json" => no_plugin;
@@ -159,7 +162,6 @@ not_there! {
     update: "changing the limits of a container";
     attach_websocket: "attaching by websocket";
     build: "building an image";
-    volume_change: "creating a volume by name";
     plugin_change: "installing a plugin";
     swarm_change: "swarm";
 }
@@ -176,6 +178,11 @@ async fn plugins(_: Call) -> Answer {
 async fn no_plugin(call: Call) -> Answer {
     let name = call.name();
     Err(ApiError::not_found(format!("plugin \"{name}\" not found")))
+}
+
+/// Only volumes of a cluster can be updated.
+async fn volume_update(call: Call) -> Answer {
+    no_swarm(call).await
 }
 
 async fn no_swarm(_: Call) -> Answer {

@@ -70,12 +70,6 @@ pub(super) async fn images(call: Call) -> Answer {
     })
 }
 
-/// Every volume that is known belongs to a container.
-pub(super) async fn volumes(call: Call) -> Answer {
-    Filters::parse(call.query.get("filters"), &["all", "label", "label!"])?;
-    json(&json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 }))
-}
-
 /// There is no builder yet, so its cache is empty; `docker system prune` asks for it last.
 pub(super) async fn build_cache(_: Call) -> Answer {
     json(&json!({ "CachesDeleted": null, "SpaceReclaimed": 0 }))

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::containers::ImageNames;
-use super::volumes::volumes;
+use super::volumes;
 use crate::body::{Body, json, json_line, no_content, reply};
 use crate::errors::ApiError;
 use crate::filter::Filters;
@@ -392,7 +392,7 @@ pub(super) async fn disk_usage(call: Call) -> Answer {
         "LayersSize": usage.total,
         "Images": image_rows,
         "Containers": rows,
-        "Volumes": volumes(&list),
+        "Volumes": volumes::usage(&call).await?,
         "BuildCache": [],
     });
     json(&answer)

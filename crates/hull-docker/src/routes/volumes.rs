@@ -1,80 +1,134 @@
-//! Volumes: list and inspect of those that containers have.
+//! Volumes: create, list, inspect, remove, prune; and ours beside Docker's: rename, clone, snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use http::StatusCode;
-use hull_engine::api::Container;
+use hull_engine::EngineError;
+use hull_engine::api::{Volume, VolumeCopy};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::body::json;
+use crate::body::{json, json_with, no_content};
 use crate::errors::ApiError;
 use crate::filter::Filters;
-use crate::request::Call;
+use crate::request::{ApiMinor, Call};
 use crate::router::Answer;
-use crate::wire::container::Volume;
+use crate::wire::volume::{CreateBody, Volume as Shown};
+use crate::wire::{OrZero, TextMap, from_text_map};
 
 const FILTERS: [&str; 4] = ["dangling", "driver", "label", "name"];
+/// First version whose prune leaves named volumes alone unless `all` is asked for.
+const MINOR_PRUNE_ALL: ApiMinor = 42;
 
-/// The volumes that containers have, by name.
-pub(super) fn volumes(containers: &[Arc<Container>]) -> Vec<Volume> {
-    let mounts = containers.iter().flat_map(|container| &container.mounts);
-    let by_name: BTreeMap<&str, Volume> = mounts
-        .filter(|mount| mount.kind == "volume" && !mount.name.is_empty())
-        .map(|mount| {
-            let volume = Volume {
-                driver: "local",
-                labels: None,
-                mountpoint: mount.source.clone(),
-                name: mount.name.clone(),
-                options: None,
-                scope: "local",
-            };
-            (mount.name.as_str(), volume)
-        })
-        .collect();
-    by_name.into_values().collect()
+fn labels(volume: &Volume) -> BTreeMap<String, String> {
+    volume.labels.clone().unwrap_or_default()
 }
 
 pub(super) async fn list(call: Call) -> Answer {
     let filters = Filters::parse(call.query.get("filters"), &FILTERS)?;
-    let no_labels = BTreeMap::new();
     let dangling = filters.switch("dangling")?;
-    let shown: Vec<Volume> = volumes(&call.engine().containers().list())
-        .into_iter()
-        .filter(|volume| {
-            dangling != Some(true)
-                && filters.fuzzy("name", &volume.name)
-                && filters.exact("driver", volume.driver)
-                && filters.labels("label", &no_labels)
-        })
-        .collect();
-    json(&json!({"Volumes": shown, "Warnings": null}))
+    let volumes = call.engine().volumes().list();
+    let shown = volumes.iter().filter(|volume| {
+        dangling.is_none_or(|wanted| wanted == volume.users.is_empty())
+            && filters.fuzzy("name", &volume.name)
+            && filters.exact("driver", "local")
+            && filters.labels("label", &labels(volume))
+    });
+    let rows: Vec<_> = shown.map(|volume| Shown::show(volume, None)).collect();
+    json(&json!({"Volumes": rows, "Warnings": null}))
 }
 
-fn find(call: &Call) -> Result<Volume, ApiError> {
-    let found = volumes(&call.engine().containers().list());
-    found
-        .into_iter()
-        .find(|volume| volume.name == call.name())
-        .ok_or_else(|| ApiError::not_found(format!("get {}: no such volume", call.name())))
+/// All volumes with what they take, for `system df`.
+pub(super) async fn usage(call: &Call) -> Result<Vec<serde_json::Value>, ApiError> {
+    let volumes = call.engine().volumes();
+    let mut rows = Vec::new();
+    for volume in volumes.list() {
+        let bytes = volumes.usage(&volume).await;
+        let row = serde_json::to_value(Shown::show(&volume, Some(bytes)));
+        rows.push(row.map_err(|e| ApiError::unspeakable(&e))?);
+    }
+    Ok(rows)
+}
+
+pub(super) async fn create(mut call: Call) -> Answer {
+    let body: CreateBody = call.json().await?;
+    let volume = call.engine().volumes().create(body.into()).await?;
+    json_with(StatusCode::CREATED, &Shown::show(&volume, None))
 }
 
 pub(super) async fn inspect(call: Call) -> Answer {
-    json(&find(&call)?)
+    let volume = call.engine().volumes().inspect(call.name())?;
+    json(&Shown::show(&volume, None))
 }
 
-/// Every volume that is known is known by its containers, so none can go.
 pub(super) async fn remove(call: Call) -> Answer {
-    let name = find(&call)?.name;
-    let containers = call.engine().containers().list();
-    let users: Vec<String> = containers
-        .iter()
-        .filter(|container| container.mounts.iter().any(|mount| mount.name == name))
-        .map(|container| container.id.to_string())
-        .collect();
-    Err(ApiError::new(
-        StatusCode::CONFLICT,
-        format!("remove {name}: volume is in use - [{}]", users.join(", ")),
-    ))
+    match call.engine().volumes().remove(call.name()).await {
+        Err(EngineError::NoSuchVolume(_)) if call.query.flag("force") => Ok(no_content()),
+        done => done.map(|()| no_content()).map_err(ApiError::from),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Pruned {
+    volumes_deleted: Vec<String>,
+    space_reclaimed: u64,
+}
+
+pub(super) async fn prune(call: Call) -> Answer {
+    let filters = Filters::parse(call.query.get("filters"), &["all", "label", "label!"])?;
+    let all = filters
+        .switch("all")?
+        .unwrap_or(call.minor < MINOR_PRUNE_ALL);
+    let keep = move |volume: &Volume| {
+        !(all || volume.anonymous)
+            || !filters.labels("label", &labels(volume))
+            || !filters.no_labels("label!", &labels(volume))
+    };
+    let (volumes_deleted, space_reclaimed) = call.engine().volumes().prune(keep).await?;
+    json(&Pruned {
+        volumes_deleted,
+        space_reclaimed,
+    })
+}
+
+/// The body of a rename, a clone and a snapshot.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Target {
+    name: OrZero<String>,
+    labels: Option<TextMap>,
+    /// Writers go on while the copy is made.
+    no_pause: OrZero<bool>,
+}
+
+/// Ours: gives a volume that no container has another name.
+pub(super) async fn rename(mut call: Call) -> Answer {
+    let target: Target = call.json().await?;
+    let volumes = call.engine().volumes();
+    volumes.rename(call.name(), &target.name.0).await?;
+    Ok(no_content())
+}
+
+/// Ours: a new volume with the same contents.
+pub(super) async fn clone(call: Call) -> Answer {
+    copy(call, false).await
+}
+
+/// Ours: a new volume with the same contents that can only be read.
+pub(super) async fn snapshot(call: Call) -> Answer {
+    copy(call, true).await
+}
+
+async fn copy(mut call: Call, snapshot: bool) -> Answer {
+    let target: Target = call.json().await?;
+    let request = VolumeCopy {
+        from: call.name().to_owned(),
+        to: target.name.0,
+        snapshot,
+        pause: !target.no_pause.0,
+        labels: target.labels.map(|map| from_text_map(Some(map))),
+    };
+    let volume = call.engine().volumes().copy(request).await?;
+    json_with(StatusCode::CREATED, &Shown::show(&volume, None))
 }

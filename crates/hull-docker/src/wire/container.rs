@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::errors::ApiError;
 use crate::time::{self, rfc3339};
-use crate::wire::Empty;
 use crate::wire::config::Config;
 use crate::wire::host_config::{HostConfig, network_word};
 use crate::wire::mount::WireMountPoint;
@@ -493,18 +492,6 @@ pub(crate) struct WaitAnswer {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct WaitError {
     pub(crate) message: String,
-}
-
-/// A volume; what containers say of it is all there is so far.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct Volume {
-    pub(crate) driver: &'static str,
-    pub(crate) labels: Option<BTreeMap<String, Empty>>,
-    pub(crate) mountpoint: String,
-    pub(crate) name: String,
-    pub(crate) options: Option<BTreeMap<String, Empty>>,
-    pub(crate) scope: &'static str,
 }
 
 #[cfg(test)]

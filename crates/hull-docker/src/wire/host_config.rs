@@ -9,8 +9,8 @@ use hull_model::limits::SHM_BYTES;
 use hull_model::port::PublishedPort;
 use hull_model::spec::{
     BlkioDevice, BlkioLimit, DeviceSpec, HostConfig as HostSpec, Isolation, LogConfig, MountForm,
-    MountSpec, NamespaceMode, NetworkMode, PortBinding, Resources, RestartPolicy, SeccompChoice,
-    Ulimit,
+    MountKind, MountSpec, NamespaceMode, NetworkMode, PortBinding, Resources, RestartPolicy,
+    SeccompChoice, Ulimit,
 };
 use serde::{Deserialize, Serialize};
 
@@ -252,12 +252,6 @@ impl TryFrom<HostConfig> for HostSpec {
 
 /// Refuses what the model has no word for.
 fn refuse_unknown(wire: &HostConfig) -> Result<(), ApiError> {
-    if !matches!(wire.volume_driver.0.as_str(), "" | "local") {
-        return Err(ApiError::not_there(&format!(
-            "the volume driver \"{}\"",
-            wire.volume_driver.0
-        )));
-    }
     if !RUNTIMES.contains(&wire.runtime.0.as_str()) {
         return Err(ApiError::invalid(format!(
             "unknown or invalid runtime name: {}",
@@ -288,7 +282,11 @@ fn refuse_unknown(wire: &HostConfig) -> Result<(), ApiError> {
 fn mounts(wire: &HostConfig) -> Result<Vec<MountSpec>, ApiError> {
     let mut mounts = Vec::new();
     for bind in wire.binds.iter().flatten() {
-        mounts.push(parse_bind(bind)?);
+        let mut mount = parse_bind(bind)?;
+        if let MountKind::Volume { request, .. } = &mut mount.kind {
+            request.driver.clone_from(&wire.volume_driver.0);
+        }
+        mounts.push(mount);
     }
     for mount in wire.mounts.iter().flatten() {
         mounts.push(mount.clone().try_into()?);
@@ -718,7 +716,6 @@ fn show_resources(host: &HostSpec) -> WireResources {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hull_model::spec::MountKind;
 
     fn read(json: &str) -> Result<HostSpec, ApiError> {
         serde_json::from_str::<HostConfig>(json)
@@ -894,7 +891,6 @@ mod tests {
             (r#"{"OomScoreAdj":2000}"#, "[-1000, 1000]"),
             (r#"{"MemorySwappiness":101}"#, "0-100"),
             (r#"{"Isolation":"hyperv"}"#, "invalid isolation 'hyperv'"),
-            (r#"{"VolumeDriver":"nfs"}"#, "\"nfs\""),
             (
                 r#"{"DeviceRequests":[{"Capabilities":[["gpu"]]}]}"#,
                 "device driver",

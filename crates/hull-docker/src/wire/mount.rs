@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use hull_engine::api::MountPoint;
-use hull_model::spec::{MountForm, MountKind, MountSpec, Propagation};
+use hull_model::spec::{MountForm, MountKind, MountSpec, Propagation, VolumeSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::errors::ApiError;
-use crate::wire::{OrZero, TextMap, is_zero};
+use crate::wire::{OrZero, TextMap, from_text_map, is_zero, to_text_map};
 
 /// An element of `HostConfig.Mounts`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -47,16 +47,18 @@ struct VolumeOptions {
     no_copy: OrZero<bool>,
     #[serde(skip_serializing_if = "is_zero")]
     subpath: OrZero<String>,
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<TextMap>,
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     driver_config: Option<DriverConfig>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct DriverConfig {
+    #[serde(skip_serializing_if = "is_zero")]
     name: OrZero<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     options: Option<TextMap>,
 }
 
@@ -175,8 +177,10 @@ pub(crate) fn parse_bind(text: &str) -> Result<MountSpec, ApiError> {
     } else {
         MountKind::Volume {
             name: source.to_owned(),
+            anonymous: false,
             no_copy: words.no_copy,
             subpath: String::new(),
+            request: VolumeSpec::default(),
         }
     };
     Ok(MountSpec {
@@ -214,6 +218,9 @@ fn bind_mode(mode: &str) -> Option<BindWords> {
 pub(crate) fn show_bind(mount: &MountSpec) -> String {
     let source = match &mount.kind {
         MountKind::Bind { source, .. } => source.as_str(),
+        MountKind::Volume {
+            anonymous: true, ..
+        } => "",
         MountKind::Volume { name, .. } => name.as_str(),
         MountKind::Tmpfs { .. } => "",
     };
@@ -266,7 +273,7 @@ impl TryFrom<Mount> for MountSpec {
                 return Err(invalid(kind, "field Source must not be empty"));
             }
             "bind" => bind_kind(source, wire.bind_options.unwrap_or_default())?,
-            "volume" => volume_kind(source, wire.volume_options.unwrap_or_default())?,
+            "volume" => volume_kind(source, wire.volume_options.unwrap_or_default()),
             "tmpfs" if !source.is_empty() => {
                 return Err(invalid(kind, "field Source must not be specified"));
             }
@@ -307,22 +314,33 @@ fn bind_kind(source: String, options: BindOptions) -> Result<MountKind, ApiError
     })
 }
 
-fn volume_kind(name: String, options: VolumeOptions) -> Result<MountKind, ApiError> {
+fn volume_kind(name: String, options: VolumeOptions) -> MountKind {
     let driver = options.driver_config.unwrap_or_default();
-    if !matches!(driver.name.0.as_str(), "" | "local") {
-        return Err(ApiError::not_there(&format!(
-            "the volume driver \"{}\"",
-            driver.name.0
-        )));
-    }
-    if driver.options.is_some_and(|options| !options.is_empty()) {
-        return Err(ApiError::not_there("a volume with driver options"));
-    }
-    Ok(MountKind::Volume {
+    MountKind::Volume {
         name,
+        anonymous: false,
         no_copy: options.no_copy.0,
         subpath: options.subpath.0,
-    })
+        request: VolumeSpec {
+            driver: driver.name.0,
+            options: driver.options.map(|map| from_text_map(Some(map))),
+            labels: options.labels.map(|map| from_text_map(Some(map))),
+        },
+    }
+}
+
+/// What was asked for about a volume, as it came.
+fn show_volume_options(no_copy: bool, subpath: &str, request: &VolumeSpec) -> VolumeOptions {
+    VolumeOptions {
+        no_copy: OrZero(no_copy),
+        subpath: OrZero(subpath.to_owned()),
+        labels: request.labels.as_ref().map(to_text_map),
+        driver_config: Some(DriverConfig {
+            name: OrZero(request.driver.clone()),
+            options: request.options.as_ref().map(to_text_map),
+        })
+        .filter(|config| *config != DriverConfig::default()),
+    }
 }
 
 fn tmpfs_kind(options: TmpfsOptions) -> MountKind {
@@ -371,17 +389,19 @@ impl From<&MountSpec> for Mount {
             },
             MountKind::Volume {
                 name,
+                anonymous,
                 no_copy,
                 subpath,
+                request,
             } => Self {
                 r#type: "volume".into(),
-                source: OrZero(name.clone()),
-                volume_options: Some(VolumeOptions {
-                    no_copy: OrZero(*no_copy),
-                    subpath: OrZero(subpath.clone()),
-                    ..VolumeOptions::default()
-                })
-                .filter(|options| *options != VolumeOptions::default()),
+                source: OrZero(if *anonymous {
+                    String::new()
+                } else {
+                    name.clone()
+                }),
+                volume_options: Some(show_volume_options(*no_copy, subpath, request))
+                    .filter(|options| *options != VolumeOptions::default()),
                 ..base
             },
             MountKind::Tmpfs { options } => Self {
@@ -494,6 +514,10 @@ mod tests {
         round_trip(
             r#"{"Type":"volume","Source":"v","Target":"/b",
                 "VolumeOptions":{"NoCopy":true,"Subpath":"s"}}"#,
+        );
+        round_trip(
+            r#"{"Type":"volume","Target":"/b","VolumeOptions":{"Labels":{"a":"b"},
+                "DriverConfig":{"Name":"local","Options":{"size":"1m"}}}}"#,
         );
         round_trip(
             r#"{"Type":"tmpfs","Target":"/b","TmpfsOptions":{"SizeBytes":65536,"Mode":1023}}"#,

@@ -41,6 +41,7 @@ use crate::object::connection::Connection;
 use crate::object::exec::Execs;
 use crate::object::port::ClosedPorts;
 use crate::object::view::{FileView, Views};
+use crate::object::volume;
 use crate::port::OpenPorts;
 use crate::store::{Change as Write, Key, Recorded};
 
@@ -289,8 +290,10 @@ pub(crate) struct Owner {
     compressing: Option<JoinHandle<()>>,
     waiters: Vec<(WaitCondition, oneshot::Sender<Waited>)>,
     stopping: Option<Stopping>,
-    /// A forced removal that waits for the end of the process.
-    removal: Option<Reply<()>>,
+    /// A forced removal that waits for the end of the process, and whether volumes go too.
+    removal: Option<(Reply<()>, bool)>,
+    /// Its own volumes, while it is being removed.
+    leaving: volume::Leaving,
     restart_at: Option<Instant>,
     /// The host goes down: nothing is started any more.
     shutting_down: bool,
@@ -346,6 +349,7 @@ impl Owner {
             waiters: Vec::new(),
             stopping: None,
             removal: None,
+            leaving: volume::Leaving::default(),
             restart_at: None,
             shutting_down: false,
             backoff_ms: RESTART_BACKOFF_MS,
@@ -540,7 +544,7 @@ impl Owner {
         self.life.stopped_by_hand = false;
         let started = self.start().await;
         if started.is_err() && self.spec.host.auto_remove {
-            self.begin_removal().await.ok();
+            self.begin_removal(true).await.ok();
         }
         started.map(|()| Change::Made)
     }
@@ -571,6 +575,7 @@ impl Owner {
                 self.record_state();
                 self.publish();
                 self.network_events("connect", &self.life.endpoints);
+                volume::tell(&self.core, self.id, &self.spec, true);
                 self.event("start", []);
                 Ok(())
             }
@@ -639,10 +644,11 @@ impl Owner {
                 .into_iter()
                 .for_each(|reply| answer(reply, Ok(Change::Made)));
         }
-        if let Some(reply) = self.removal.take() {
-            answer(reply, self.begin_removal().await);
+        if let Some((reply, volumes)) = self.removal.take() {
+            let volumes = volumes || self.spec.host.auto_remove;
+            answer(reply, self.begin_removal(volumes).await);
         } else if self.spec.host.auto_remove
-            && let Err(error) = self.begin_removal().await
+            && let Err(error) = self.begin_removal(true).await
         {
             tracing::error!(container = %self.id.short(), error = %error.chain(), "automatic removal");
         }
@@ -714,6 +720,9 @@ impl Owner {
     /// Lets go of what only a running container holds, and records the state; the rest is cleaned up
     /// beside us.
     fn end_life(&mut self) {
+        if self.pid != 0 {
+            volume::tell(&self.core, self.id, &self.spec, false);
+        }
         self.pid = 0;
         self.execs.end_all();
         let ports = self.close_ports();
@@ -730,6 +739,7 @@ impl Owner {
     fn clean_up(&mut self, ports: ClosedPorts, recorded: Option<Recorded>) {
         let shim = self.shim.take();
         let (core, id, cgroup) = (self.core.clone(), self.id, self.cgroup_path());
+        let spec = self.spec.clone();
         self.ending = Some(tokio::spawn(async move {
             if let Some(mut shim) = shim {
                 shim.ended(SHIM_END_WAIT).await;
@@ -743,7 +753,9 @@ impl Owner {
             let job = core.clone();
             let done = core.jobs.run(Pool::Kernel, move || {
                 ports.take_back(&job);
-                job.driver.discard(&id, &cgroup, DISCARD_WAIT)
+                let done = job.driver.discard(&id, &cgroup, DISCARD_WAIT);
+                job.volumes.release_all(&id.to_string(), &spec);
+                done
             });
             match done.await {
                 Ok(Ok(())) => {}
@@ -918,7 +930,7 @@ impl Owner {
 
     async fn remove(&mut self, options: RemoveOptions, reply: Reply<()>) {
         if !self.life.state.is_live() {
-            return answer(reply, self.begin_removal().await);
+            return answer(reply, self.begin_removal(options.volumes).await);
         }
         if !options.force {
             let state = self.life.state.docker_word();
@@ -927,7 +939,7 @@ impl Owner {
         if self.removal.is_some() {
             return answer(reply, Err(EngineError::BeingRemoved(self.id)));
         }
-        self.removal = Some(reply);
+        self.removal = Some((reply, options.volumes));
         self.life.stopped_by_hand = true;
         if self.life.state == State::Paused
             && let Err(error) = self.freeze(StateEvent::Resume).await
@@ -940,19 +952,22 @@ impl Owner {
 
     /// Writes the intent to remove; from then on nobody finds the container any more, and what is
     /// left of it goes away beside the answer.
-    pub(crate) async fn begin_removal(&mut self) -> Result<()> {
+    pub(crate) async fn begin_removal(&mut self, with_volumes: bool) -> Result<()> {
         let before = self.life.clone();
         self.restart_at = None;
         self.apply(StateEvent::Remove)?;
-        if let Err(error) = self
-            .core
-            .store
-            .commit(vec![self.state_write().releasing()])
-            .await
-        {
+        let (leaving, mut writes) = if with_volumes {
+            volume::start_leaving(&self.core, self.id, &self.spec)
+        } else {
+            Default::default()
+        };
+        writes.push(self.state_write().releasing());
+        if let Err(error) = self.core.store.commit(writes).await {
             self.life = before;
             return Err(error);
         }
+        leaving.committed();
+        self.leaving = leaving;
         self.core.containers.forget(self.id, &self.spec.name);
         self.publish();
         self.event("destroy", []);
@@ -977,6 +992,7 @@ impl Owner {
         if let Some(compressing) = self.compressing.take() {
             drop(compressing.await);
         }
+        std::mem::take(&mut self.leaving).finish(&self.core).await;
         let mut pause = REMOVE_AGAIN;
         while let Err(error) = self.destroy().await {
             tracing::error!(
@@ -1223,7 +1239,7 @@ impl Owner {
     /// Goes on with an automatic removal that a crash cut off between the exit and its intent.
     pub(crate) async fn remove_if_due(&mut self) {
         if self.spec.host.auto_remove
-            && let Err(error) = self.begin_removal().await
+            && let Err(error) = self.begin_removal(true).await
         {
             tracing::error!(container = %self.id.short(), error = %error.chain(), "automatic removal");
         }
@@ -1382,7 +1398,7 @@ fn view(shown: Shown<'_>) -> Container {
         restart_count: life.restart_count,
         endpoints: life.endpoints.clone(),
         ports: life.ports.clone(),
-        mounts: crate::translate::mount_points(spec),
+        mounts: crate::translate::mount_points(spec, &core.volumes),
         log_path,
         upper_dir: files_dir.join("upper"),
         files_dir,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hull_model::limits::{CONTAINER_NETWORKS_MAX, CONTAINERS_MAX};
 use hull_model::spec::{
     ContainerConfig, ContainerSpec, EndpointSpec, Healthcheck, HostConfig, Isolation, MountForm,
-    MountKind, MountSpec, NamespaceMode, NetworkMode, RestartPolicy,
+    MountKind, MountSpec, NamespaceMode, NetworkMode, RestartPolicy, VolumeSpec,
 };
 use hull_model::{SandboxId, signal};
 
@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::object::connect::check_endpoint;
 use crate::object::container::{ContainerRecord, Owner, RECORD_VERSION, StateRecord, to_json};
-use crate::object::image;
+use crate::object::{image, volume};
 use crate::store::{Change, Key};
 use crate::{limits, log_driver, name, network, port, translate};
 
@@ -46,6 +46,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
         // Docker's default: as much swap again.
         host.resources.memory_swap = host.resources.memory.saturating_mul(2);
     }
+    volumes_from(core, &mut host)?;
     anonymous_volumes(&config, &mut host);
     let mut warnings = check(&config, &host)?;
     warnings.extend(foreign);
@@ -67,39 +68,61 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
         host,
         endpoints,
     };
-    let checked = dry_run(core, &spec, id);
-    let written = match checked {
-        Ok(mut found) => {
-            warnings.append(&mut found);
+    let written = match dry_run(core, &spec, id) {
+        Ok(found) => {
+            warnings.extend(found);
             let record = ContainerRecord {
                 v: RECORD_VERSION,
                 spec,
                 created_ns: now_ns(),
                 layers: image.layers,
-                warnings: warnings.clone(),
+                warnings,
             };
-            let life = StateRecord::created(&core.boot_id);
-            let writes = vec![
-                Change::put(Key::Container(*id.as_bytes()), to_json(&record)),
-                Change::put(Key::State(*id.as_bytes()), to_json(&life)),
-            ];
-            core.store.commit(writes).await.map(|()| (record, life))
+            write(core, id, record).await
         }
         Err(error) => Err(error),
     };
-    let (record, life) = match written {
+    let (record, life, _volumes) = match written {
         Ok(written) => written,
         Err(error) => {
             core.containers.free_name(&name, id);
             return Err(error);
         }
     };
+    let warnings = record.warnings.clone();
     let (owner, handle) = Owner::new(core.clone(), id, record, life);
     owner.event("create", []);
     core.containers.insert(id, &name, handle);
     tokio::spawn(owner.run());
     image::used(core, &image.id);
     Ok(Created { id, warnings })
+}
+
+/// Makes the volumes that are not there, then writes them and the container down in one go. The
+/// volumes are held until others see the container.
+async fn write(
+    core: &Arc<Core>,
+    id: SandboxId,
+    mut record: ContainerRecord,
+) -> Result<(ContainerRecord, StateRecord, volume::Prepared)> {
+    let mut volumes = volume::prepare(core, &mut record.spec.host, &record.layers).await?;
+    let life = StateRecord::created(&core.boot_id);
+    let mut writes = volumes.writes();
+    writes.push(Change::put(
+        Key::Container(*id.as_bytes()),
+        to_json(&record),
+    ));
+    writes.push(Change::put(Key::State(*id.as_bytes()), to_json(&life)));
+    match core.store.commit(writes).await {
+        Ok(()) => {
+            volumes.committed();
+            Ok((record, life, volumes))
+        }
+        Err(error) => {
+            volumes.abandon().await;
+            Err(error)
+        }
+    }
 }
 
 fn take_name(core: &Core, wanted: Option<&str>, id: SandboxId) -> Result<String> {
@@ -230,6 +253,41 @@ fn merge_healthcheck(config: &mut ContainerConfig, image: &ContainerConfig) {
     }
 }
 
+/// Takes over what other containers have mounted, except where something else is asked for.
+fn volumes_from(core: &Core, host: &mut HostConfig) -> Result<()> {
+    // The last one that is named wins a place, as in Docker.
+    for from in host.volumes_from.clone().iter().rev() {
+        let (name, mode) = from.split_once(':').unwrap_or((from, "rw"));
+        if name.is_empty() {
+            return Err(EngineError::Invalid(format!(
+                "malformed volumes-from specification: {from}"
+            )));
+        }
+        let known = ["ro", "rw", "z", "Z"];
+        if !mode.split(',').all(|word| known.contains(&word)) {
+            return Err(EngineError::Invalid(format!("invalid mode: {mode}")));
+        }
+        let id = core.containers.resolve(name)?;
+        let source = core.containers.handle(id)?.snapshot.borrow().spec.clone();
+        for mount in &source.host.mounts {
+            let taken = host
+                .mounts
+                .iter()
+                .any(|known| known.destination == mount.destination);
+            if taken || matches!(mount.kind, MountKind::Tmpfs { .. }) {
+                continue;
+            }
+            host.mounts.push(MountSpec {
+                readonly: mount.readonly || mode.split(',').any(|word| word == "ro"),
+                form: MountForm::VolumesFrom,
+                mode: String::new(),
+                ..mount.clone()
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Each path in `volumes` that nothing else is mounted on gets an anonymous volume.
 fn anonymous_volumes(config: &ContainerConfig, host: &mut HostConfig) {
     for path in &config.volumes {
@@ -244,8 +302,10 @@ fn anonymous_volumes(config: &ContainerConfig, host: &mut HostConfig) {
         host.mounts.push(MountSpec {
             kind: MountKind::Volume {
                 name: String::new(),
+                anonymous: false,
                 no_copy: false,
                 subpath: String::new(),
+                request: VolumeSpec::default(),
             },
             destination: destination.to_owned(),
             readonly: false,
@@ -286,7 +346,7 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
         warnings.push(words.to_owned());
     }
     check_not_there(config, host)?;
-    check_mounts(host, &mut warnings)?;
+    check_mounts(host)?;
     if host
         .oom_score_adj
         .is_some_and(|adj| !(-1000..=1000).contains(&adj))
@@ -343,9 +403,6 @@ fn check_not_there(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
     if host.isolation == Isolation::Vm {
         return unsupported("isolation \"vm\" is not there yet; leave --isolation out");
     }
-    if !host.volumes_from.is_empty() {
-        return unsupported("--volumes-from is not there yet");
-    }
     if !host.links.is_empty() {
         return unsupported("--link is not there yet");
     }
@@ -360,7 +417,7 @@ fn check_not_there(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
-fn check_mounts(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
+fn check_mounts(host: &HostConfig) -> Result<()> {
     let mut seen = std::collections::BTreeSet::new();
     for mount in &host.mounts {
         let destination = mount.destination.as_str();
@@ -389,15 +446,7 @@ fn check_mounts(host: &HostConfig, warnings: &mut Vec<String>) -> Result<()> {
                     "invalid mount config for type \"bind\": bind source path does not exist: {source}"
                 )));
             }
-            MountKind::Volume { name, .. } if !name.is_empty() => {
-                return Err(EngineError::Unsupported(format!(
-                    "volume \"{name}\": named volumes are not there yet; mount a directory of the host"
-                )));
-            }
-            MountKind::Volume { .. } => warnings.push(format!(
-                "{destination} is kept in the container itself: volumes are not there yet"
-            )),
-            MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
+            MountKind::Volume { .. } | MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
         }
     }
     Ok(())

@@ -14,3 +14,4 @@ pub(crate) mod remote;
 pub(crate) mod start;
 pub(crate) mod transfer;
 pub(crate) mod view;
+pub(crate) mod volume;

@@ -22,6 +22,7 @@ use crate::object::connection::Connection;
 use crate::object::container::{Owner, next_event};
 use crate::object::exec::start_failed;
 use crate::object::port::{self, ClosedPorts};
+use crate::object::volume;
 use crate::port::{Reservation, ports_of};
 use crate::{log_driver, translate};
 
@@ -38,7 +39,8 @@ impl Owner {
             layers: self.record.layers.clone(),
             cgroup: self.cgroup_path(),
         };
-        let (shim, ports) = self
+        // Parts of volumes stay open until the shim has mounted them.
+        let (shim, ports, _volumes) = self
             .core
             .jobs
             .run(Pool::Kernel, move || job.start(&endpoints, attachments))
@@ -81,7 +83,7 @@ impl Job {
         self,
         endpoints: &[Endpoint],
         attachments: Vec<Attachment>,
-    ) -> Result<(Shim, Vec<Reservation>)> {
+    ) -> Result<(Shim, Vec<Reservation>, volume::Sources)> {
         let target = port::target_of(endpoints);
         let ports = port::reserve(&self.core, self.id, &self.spec, endpoints)?;
         let published = ports_of(&ports);
@@ -93,7 +95,7 @@ impl Job {
         if started.is_err() {
             ClosedPorts::new(id, published, target).take_back(&core);
         }
-        started.map(|shim| (shim, ports))
+        started.map(|(shim, volumes)| (shim, ports, volumes))
     }
 
     fn start_with(
@@ -101,7 +103,7 @@ impl Job {
         endpoints: &[Endpoint],
         attachments: Vec<Attachment>,
         kept: Vec<KeptSocket>,
-    ) -> Result<Shim> {
+    ) -> Result<(Shim, volume::Sources)> {
         let directory = self.core.container_dir(self.id);
         let (named, named_by) = self.core.named_as(&self.spec, self.id)?;
         let hostname = translate::hostname(&named, named_by);
@@ -110,6 +112,10 @@ impl Job {
         hull_os::crash::point("after the files");
         let network = &self.core.network;
         let log = log_driver::plan(&self.spec, &directory, self.id)?;
+        let volumes = self
+            .core
+            .volumes
+            .acquire_all(&self.id.to_string(), &self.spec)?;
         let spec = Spec {
             id: self.id,
             root: Root {
@@ -121,7 +127,7 @@ impl Job {
             },
             namespaces: self.namespaces()?,
             link_steps: network.steps(self.id, &self.spec, endpoints)?,
-            mounts: translate::mounts(&self.spec, &names),
+            mounts: translate::mounts(&self.spec, &names, &volumes),
             masked_paths: translate::masked_paths(&self.spec),
             readonly_paths: translate::readonly_paths(&self.spec),
             devices: translate::devices(&self.spec)?,
@@ -141,6 +147,7 @@ impl Job {
         self.core
             .driver
             .start(&spec, attachments)
+            .map(|shim| (shim, volumes))
             .map_err(|e| EngineError::step("start the sandbox", e.kind(), e))
     }
 

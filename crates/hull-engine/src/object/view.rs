@@ -5,9 +5,10 @@
 
 use std::fs;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
-use hull_model::spec::{MountKind, NetworkMode};
+use hull_model::spec::{ContainerSpec, MountKind, NetworkMode};
 use hull_model::state::State;
 use hull_model::{Digest, SandboxId};
 use hull_sandbox::{Lowers, Mount, Propagation, Root, ViewOf};
@@ -17,6 +18,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::object::container::{Owner, Reply, Request};
+use crate::object::volume;
 use crate::translate;
 
 /// A container's files. Whoever holds it may read and write them.
@@ -24,6 +26,7 @@ use crate::translate;
 pub(crate) struct FileView {
     // Before the guard: it is dropped first.
     view: hull_sandbox::View,
+    _volumes: Option<volume::InUse>,
     _alone: Option<OwnedMutexGuard<()>>,
 }
 
@@ -115,6 +118,16 @@ impl Core {
     }
 }
 
+/// What is mounted into a container and is there already.
+fn binds(spec: &ContainerSpec, names: &Path, volumes: &volume::Sources) -> Vec<Mount> {
+    let mut mounts = translate::mounts(spec, names, volumes);
+    mounts.retain(|mount| match &mount.kind {
+        hull_sandbox::MountKind::Bind { source, .. } => source.exists(),
+        _ => false,
+    });
+    mounts
+}
+
 impl Owner {
     /// A view of the files as they are now, whether it runs or not.
     pub(super) async fn view(&mut self) -> Result<Arc<FileView>> {
@@ -128,16 +141,24 @@ impl Owner {
         // Free within milliseconds: the last holder is letting go.
         let alone = self.views.root.clone().lock_owned().await;
         let (core, id) = (self.core.clone(), self.id);
-        let (layers, mounts) = (self.record.layers.clone(), self.binds());
-        let view = self
+        let (layers, spec, names) = (
+            self.record.layers.clone(),
+            self.spec.clone(),
+            self.named_by(),
+        );
+        let (view, volumes) = self
             .core
             .jobs
             .run(Pool::Kernel, move || {
-                core.view_of_root(id, &layers, &mounts)
+                let (volumes, sources) = volume::InUse::new(&core, id, &spec)?;
+                let mounts = binds(&spec, &core.container_dir(names), &sources);
+                let view = core.view_of_root(id, &layers, &mounts)?;
+                Ok::<_, EngineError>((view, volumes))
             })
             .await??;
         let view = Arc::new(FileView {
             view,
+            _volumes: Some(volumes),
             _alone: Some(alone),
         });
         self.views.current = Arc::downgrade(&view);
@@ -160,23 +181,18 @@ impl Owner {
         });
         Ok(Arc::new(FileView {
             view: view.await??,
+            _volumes: None,
             _alone: None,
         }))
     }
 
-    /// What is mounted into it and is there already.
-    fn binds(&self) -> Vec<Mount> {
+    /// Whose names in the network it has.
+    fn named_by(&self) -> SandboxId {
         let names = match &self.spec.host.network {
             NetworkMode::Container(_) => self.core.named_as(&self.spec, self.id).ok(),
             _ => None,
         };
-        let named_by = names.map_or(self.id, |(_, id)| id);
-        let mut mounts = translate::mounts(&self.spec, &self.core.container_dir(named_by));
-        mounts.retain(|mount| match &mount.kind {
-            hull_sandbox::MountKind::Bind { source, .. } => source.exists(),
-            _ => false,
-        });
-        mounts
+        names.map_or(self.id, |(_, id)| id)
     }
 
     /// Whether a view keeps the container from starting.

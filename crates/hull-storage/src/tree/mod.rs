@@ -1,8 +1,9 @@
 //! File trees by descriptor: read as archives, written from archives, copied, compared.
 //!
 //! ```text
-//!  a directory ──walk──▶ entries with contents ──┬──▶ tar (export, cp, commit)
-//!                             tar ───────────────┴──▶ Maker ──▶ a directory (cp, first use of a volume)
+//!  a directory ──walk──▶ entries with contents ─────▶ tar (export, cp, commit)
+//!                             tar ────────────────────▶ Maker ──▶ a directory (cp, import of a volume)
+//!  a directory ──copy──▶ another one (first use of a volume, clones), with holes and shared blocks
 //! ```
 //!
 //! A tree is hostile: its owner changes it while we walk. So each step is relative to an open
@@ -10,14 +11,17 @@
 //! name, and nothing that is not a regular file is opened for reading.
 
 mod change;
+mod copy;
 mod lookup;
 mod make;
 mod walk;
 
 pub use change::{Change, ChangeKind, is_place};
+pub use copy::copy;
+pub(crate) use copy::copy_facts;
 pub use lookup::{Found, look, open_directory, resolve};
 pub use make::{MakeOptions, Maker, unpack};
-pub use walk::{Walked, copy, fill, pack_path, pack_root, pack_upper, walk};
+pub use walk::{Walked, pack_path, pack_root, pack_upper, walk};
 
 /// Attributes that the overlay file system keeps for itself.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
@@ -109,10 +113,9 @@ mod tests {
         fs::hard_link(root.join("dir/file"), root.join("dir/second")).unwrap();
         symlink("file", root.join("dir/link")).unwrap();
         fs::create_dir(base.join("copy")).unwrap();
-        fill(
-            File::open(&base).unwrap().as_fd(),
-            b"/root",
-            &base.join("copy"),
+        copy(
+            File::open(&root).unwrap().as_fd(),
+            File::open(base.join("copy")).unwrap().as_fd(),
         )
         .unwrap();
         let pack = |dir: &Path| {

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use hull_os::entry;
 
-use super::make::{MakeOptions, Maker};
 use super::{ELOOP, OVERLAY_XATTRS, PATH_BYTES_MAX, lookup};
 use crate::error::{At, Error, Result};
 use crate::tar::{Entry, EntryKind, Timestamp, Writer};
@@ -193,48 +192,8 @@ pub fn pack_path(root: BorrowedFd<'_>, path: &[u8], output: impl Write) -> Resul
     })
 }
 
-/// Copies all that is in a directory into another that is empty, and makes that like the first.
-///
-/// # Errors
-/// What the file system says.
-pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
-    let mut maker = Maker::new(to, b"", MakeOptions::default());
-    walk(from, b"", &mut |entry, contents| maker.add(entry, contents))?;
-    maker.finish()?;
-    let (from, to) = (entry::open_path(from), entry::open_path(to));
-    // `.` so that the directory is meant and not the descriptor's name in /proc.
-    let (from, to) = (from.join("."), to.join("."));
-    let like = || -> io::Result<()> {
-        let facts = fs::metadata(&from)?;
-        std::os::unix::fs::chown(&to, Some(facts.uid()), Some(facts.gid()))?;
-        fs::set_permissions(&to, facts.permissions())?;
-        for (name, value) in entry::xattrs(&from)?
-            .iter()
-            .filter(|(name, _)| is_kept(name))
-        {
-            entry::set_xattr(&to, name, value)?;
-        }
-        Ok(())
-    };
-    like().at("copy the attributes of", &from)
-}
-
-/// Copies what is in a directory of a tree to an empty directory of the host, as the first use of a
-/// volume does; nothing when the tree has no such directory.
-///
-/// # Errors
-/// What the file system says.
-pub fn fill(root: BorrowedFd<'_>, path: &[u8], target: &Path) -> Result<()> {
-    let from = match lookup::open_directory(root, path) {
-        Err(error) if error.is_not_there() => return Ok(()),
-        opened => opened?,
-    };
-    let to = File::open(target).at("open", target)?;
-    copy(from.as_fd(), to.as_fd())
-}
-
 /// Whether an attribute is one of the file and not of its file system or host.
-fn is_kept(name: &[u8]) -> bool {
+pub(super) fn is_kept(name: &[u8]) -> bool {
     !name.starts_with(OVERLAY_XATTRS) && name != b"security.selinux"
 }
 

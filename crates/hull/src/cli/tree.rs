@@ -230,7 +230,10 @@ static GROUPS: &[Group] = &[
             at::<inspect::VolumeInspect>(&["inspect"]),
             at::<volume::VolumeList>(&["ls", "list"]),
             at::<prune::VolumePrune>(&["prune"]),
+            at::<volume::VolumeClone>(&["clone"]),
+            at::<volume::VolumeRename>(&["rename"]),
             at::<volume::VolumeRemove>(&["rm", "remove"]),
+            at::<volume::VolumeSnapshot>(&["snapshot"]),
         ],
     },
     Group {

@@ -1,4 +1,5 @@
-//! `hull volume`: list, create and remove volumes.
+//! `hull volume`: list, create and remove volumes; and, beside docker's commands, rename, clone and
+//! snapshot them.
 
 use serde_json::json;
 
@@ -162,5 +163,95 @@ impl Command for VolumeRemove {
             Ok(call.query_flag("force", self.force).done().await?)
         })
         .await
+    }
+}
+
+/// What becomes of a volume's contents in another one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Copied {
+    /// Set metadata for the new volume instead of taking over that of the old one
+    #[arg(long, value_name = "list", value_parser = parse::label)]
+    label: Vec<String>,
+    /// Do not pause the containers that write to the volume meanwhile
+    #[arg(long)]
+    no_pause: bool,
+    #[arg(value_name = "VOLUME")]
+    name: String,
+    #[arg(value_name = "NEW")]
+    new: String,
+}
+
+impl Copied {
+    async fn run(self, session: &Session, how: &str) -> Result<(), Failure> {
+        let labels: serde_json::Map<String, serde_json::Value> = self
+            .label
+            .iter()
+            .filter_map(|label| parse::pair(label).ok())
+            .map(|(key, value)| (key, json!(value)))
+            .collect();
+        let body = json!({
+            "Name": self.new,
+            "NoPause": self.no_pause,
+            "Labels": if labels.is_empty() { json!(null) } else { json!(labels) },
+        });
+        let client = session.client().await?;
+        let made: Value = client
+            .post(format!("/hull/volumes/{}/{how}", self.name))
+            .json(&body)?
+            .receive()
+            .await?;
+        print_line(made.text(&["Name"]))
+    }
+}
+
+/// `hull volume clone`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeClone {
+    #[command(flatten)]
+    copied: Copied,
+}
+
+impl Command for VolumeClone {
+    const USAGE: &str = "[OPTIONS] VOLUME NEW";
+    const ABOUT: &str = "Create a volume with the contents of another one";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        self.copied.run(session, "clone").await
+    }
+}
+
+/// `hull volume snapshot`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeSnapshot {
+    #[command(flatten)]
+    copied: Copied,
+}
+
+impl Command for VolumeSnapshot {
+    const USAGE: &str = "[OPTIONS] VOLUME NEW";
+    const ABOUT: &str = "Keep the contents of a volume in a new one that can only be read";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        self.copied.run(session, "snapshot").await
+    }
+}
+
+/// `hull volume rename`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeRename {
+    #[arg(value_name = "VOLUME")]
+    name: String,
+    #[arg(value_name = "NEW")]
+    new: String,
+}
+
+impl Command for VolumeRename {
+    const USAGE: &str = "VOLUME NEW";
+    const ABOUT: &str = "Rename a volume that no container uses";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let call = client.post(format!("/hull/volumes/{}/rename", self.name));
+        Ok(call.json(&json!({ "Name": self.new }))?.done().await?)
     }
 }
