@@ -331,6 +331,17 @@ impl Drop for Host {
     }
 }
 
+/// Lines that only one of two looks has.
+fn differences<'a>(before: &'a str, after: &'a str) -> Vec<&'a str> {
+    before
+        .lines()
+        .filter(|line| !after.contains(line))
+        .chain(after.lines().filter(|line| !before.contains(line)))
+        // The world's link gets its own address of IPv6 when the kernel has found it unique.
+        .filter(|line| !(line.contains("dev up0") && line.contains("proto kernel")))
+        .collect()
+}
+
 struct Container {
     id: SandboxId,
     namespace: Namespace,
@@ -417,14 +428,11 @@ fn containers_reach_each_other_and_the_outside_but_nobody_comes_in() {
     host.networks.detach(&a.id, 0).unwrap();
     host.networks.remove("bridge").unwrap();
     let after = host.visible();
-    let differences: Vec<_> = before
-        .lines()
-        .filter(|line| !after.contains(line))
-        .chain(after.lines().filter(|line| !before.contains(line)))
-        // The world's link gets its own address of IPv6 when the kernel has found it unique.
-        .filter(|line| !(line.contains("dev up0") && line.contains("proto kernel")))
-        .collect();
-    assert_eq!(differences, Vec::<&str>::new(), "nothing is left");
+    assert_eq!(
+        differences(&before, &after),
+        Vec::<&str>::new(),
+        "nothing is left"
+    );
 }
 
 #[test]
