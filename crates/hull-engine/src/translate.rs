@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hull_model::SandboxId;
 use hull_model::limits::SHM_BYTES;
@@ -232,11 +232,28 @@ fn word(propagation: Travels) -> &'static str {
 
 /// Paths to hide; none with `--privileged`.
 pub(crate) fn masked_paths(spec: &ContainerSpec) -> Vec<String> {
-    path_list(
-        spec,
-        spec.host.masked_paths.as_ref(),
-        &container::MASKED_PATHS,
-    )
+    static THERMAL: LazyLock<Vec<String>> =
+        LazyLock::new(|| thermal_paths(Path::new("/sys/devices/system/cpu")));
+    let asked = spec.host.masked_paths.as_ref();
+    let mut paths = path_list(spec, asked, &container::MASKED_PATHS);
+    if asked.is_none() && !spec.host.privileged {
+        paths.extend(THERMAL.iter().cloned());
+    }
+    paths
+}
+
+/// Counters of each processor's heat, which tell what others compute; few machines have them.
+fn thermal_paths(processors: &Path) -> Vec<String> {
+    let mut paths: Vec<String> = std::fs::read_dir(processors)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.is_dir())
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    paths.sort();
+    paths
 }
 
 /// Paths that may only be read; none with `--privileged`.
@@ -587,6 +604,25 @@ fn host_devices(from: &Path, to: &Path, nodes: &mut Vec<DeviceNode>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_heat_of_every_processor_that_tells_it_is_hidden() {
+        let root = std::env::temp_dir().join(format!("hull-thermal-{}", std::process::id()));
+        for directory in [
+            "cpu0/thermal_throttle",
+            "cpu1/thermal_throttle",
+            "cpu2/cache",
+        ] {
+            std::fs::create_dir_all(root.join(directory)).expect("scratch");
+        }
+        let found = thermal_paths(&root);
+        std::fs::remove_dir_all(&root).expect("clean up");
+        let wanted = ["cpu0", "cpu1"].map(|cpu| root.join(cpu).join("thermal_throttle"));
+        assert_eq!(
+            found,
+            wanted.map(|path| path.to_string_lossy().into_owned())
+        );
+    }
 
     fn merged(env: &[&str], over: &[&str]) -> Vec<String> {
         let mut env: Vec<String> = env.iter().map(|v| (*v).to_owned()).collect();
