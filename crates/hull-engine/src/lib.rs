@@ -42,6 +42,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{
     AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
@@ -77,6 +78,17 @@ pub struct EngineConfig {
     pub registries: RegistryOptions,
     /// Layers that are fetched at the same time; 0: the usual number.
     pub downloads_max: usize,
+    /// When images go that nobody uses; default: never.
+    pub image_gc: ImageGc,
+}
+
+/// When images without a container are removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ImageGc {
+    /// After so long without use; none: never.
+    pub unused_for: Option<Duration>,
+    /// The longest unused first, while all images together take more; none: never.
+    pub bytes_max: Option<u64>,
 }
 
 /// The default bridge.
@@ -713,6 +725,19 @@ impl Images<'_> {
         progress: mpsc::Sender<Progress>,
     ) -> Result<()> {
         object::image::load(self.0, reader, platform, progress).await
+    }
+
+    /// Takes over the images of a Docker data root on this host, with their names and ids; reads
+    /// only.
+    ///
+    /// # Errors
+    /// What is missing or damaged there: then nothing of it is kept.
+    pub async fn import_docker(
+        &self,
+        root: PathBuf,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<()> {
+        object::image::import_docker(self.0, root, progress).await
     }
 
     /// Makes an image of one root file system; returns its id.

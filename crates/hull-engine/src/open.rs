@@ -100,6 +100,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     });
     recover::containers(&core, &contents).await?;
     image::sweep_at_start(&core).await;
+    image::collect_forever(&core);
     Ok(core)
 }
 

@@ -9,6 +9,7 @@
 //! resolved once by [`open_in_root`] and used as descriptors.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -390,6 +391,23 @@ pub fn open_directory_in_root(root: BorrowedFd<'_>, path: &CStr) -> io::Result<O
 /// As [`open_in_root`].
 pub fn open_place_in_root(root: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
     open_in_root(root, path, libc::O_PATH, Links::Follow)
+}
+
+/// Opens a regular file for reading as if `root` were `/`, and waits for nobody.
+///
+/// # Errors
+/// What the kernel says; `InvalidInput` for anything but a regular file.
+pub fn open_file_in_root(root: BorrowedFd<'_>, path: &CStr) -> io::Result<File> {
+    // A pipe or a device in its place must not hold us up.
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::from(open_in_root(root, path, flags, Links::Follow)?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file",
+        ));
+    }
+    Ok(file)
 }
 
 /// Calls mount(2): the form that kernels before 6.8 need for an overlay with many layers.

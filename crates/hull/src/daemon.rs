@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use hull_docker::{Listener, ServeConfig, Tls, TlsFiles};
 use hull_engine::api::Subnet;
-use hull_engine::{AddressPool, BridgeConfig, Engine, EngineConfig, Proxies, RegistryOptions};
+use hull_engine::{
+    AddressPool, BridgeConfig, Engine, EngineConfig, ImageGc, Proxies, RegistryOptions,
+};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -161,6 +163,10 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
             .max_concurrent_downloads
             .and_then(|count| usize::try_from(count).ok())
             .unwrap_or_default(),
+        image_gc: ImageGc {
+            unused_for: Some(options.image_gc_unused_for).filter(|limit| !limit.is_zero()),
+            bytes_max: Some(options.image_gc_size_max).filter(|&limit| limit > 0),
+        },
     })
 }
 

@@ -1,16 +1,19 @@
 //! Images: list, inspect, tag, remove, and the streams that bring them in and out.
 
 use std::io;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
+use hull_engine::EngineError;
 use hull_engine::api::{Image, ImageRemoval};
 use hull_engine::api::{ImportRequest, Progress};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use crate::body::{Body, empty, json, json_line, reply};
+use crate::body::{Body, Reply, empty, json, json_line, reply};
 use crate::download::{download, failure_of};
 use crate::errors::ApiError;
 use crate::fetch::fetch;
@@ -376,6 +379,30 @@ pub(super) async fn load(call: Call) -> Answer {
         let platform = platform.as_deref();
         engine.images().load(upload, platform, progress).await
     });
+    Ok(tell(lines, loading, quiet))
+}
+
+/// Ours: takes over the images of a Docker data root on this host.
+pub(super) async fn import_docker(call: Call) -> Answer {
+    let quiet = call.query.flag("quiet");
+    let root = PathBuf::from(call.query.get("root"));
+    if !root.is_absolute() {
+        return Err(ApiError::invalid(
+            "the data root has to be an absolute path",
+        ));
+    }
+    let engine = call.engine().clone();
+    let (progress, lines) = mpsc::channel(PROGRESS_LINES_MAX);
+    let loading = tokio::spawn(async move { engine.images().import_docker(root, progress).await });
+    Ok(tell(lines, loading, quiet))
+}
+
+/// Tells how images come in, line by line, to the end or the error.
+fn tell(
+    lines: mpsc::Receiver<Progress>,
+    loading: JoinHandle<Result<(), EngineError>>,
+    quiet: bool,
+) -> Reply {
     let pieces = stream::unfold(Some((lines, loading)), move |state| async move {
         let (mut lines, loading) = state?;
         loop {
@@ -392,11 +419,7 @@ pub(super) async fn load(call: Call) -> Answer {
             }
         }
     });
-    Ok(reply(
-        StatusCode::OK,
-        "application/json",
-        Body::streamed(pieces),
-    ))
+    reply(StatusCode::OK, "application/json", Body::streamed(pieces))
 }
 
 pub(super) async fn save_one(call: Call) -> Answer {

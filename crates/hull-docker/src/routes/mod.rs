@@ -43,6 +43,7 @@ routes! {
     GET "/hull/system/verify" => system::verify;
     GET "/hull/network/rules" => networks::rules;
     POST "/hull/system/shutdown" => system::shutdown;
+    POST "/hull/images/import-docker" => images::import_docker;
 
     GET "/containers/json" => containers::list;
     POST "/containers/create" => containers::create;

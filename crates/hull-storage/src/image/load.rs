@@ -101,7 +101,7 @@ struct DockerImage {
 }
 
 /// Who is told about progress.
-type Watcher<'w> = &'w mut (dyn FnMut(LoadProgress<'_>) + Send);
+pub(super) type Watcher<'w> = &'w mut (dyn FnMut(LoadProgress<'_>) + Send);
 
 impl Store {
     /// Loads all images of an archive, plain or compressed with gzip, zstd, xz or bzip2.
@@ -207,13 +207,7 @@ impl Members {
             })?;
         let compression = Compression::detect(&start);
         if compression != Compression::None || tar::starts_archive(&start) {
-            let watched = Watched {
-                inner: start.chain(data),
-                name,
-                current: 0,
-                size,
-                progress,
-            };
+            let watched = Watched::new(start.chain(data), name, size, progress);
             let mut options = IngestOptions {
                 keep_blob: true,
                 ..IngestOptions::default()
@@ -553,12 +547,25 @@ fn member_name(name: &[u8]) -> String {
 }
 
 /// Tells how far reading has come.
-struct Watched<'w, R> {
+pub(super) struct Watched<'w, R> {
     inner: R,
     name: &'w str,
     current: u64,
     size: u64,
     progress: Watcher<'w>,
+}
+
+impl<'w, R> Watched<'w, R> {
+    /// `size` is what will come in all; 0: unknown.
+    pub(super) fn new(inner: R, name: &'w str, size: u64, progress: Watcher<'w>) -> Self {
+        Self {
+            inner,
+            name,
+            current: 0,
+            size,
+            progress,
+        }
+    }
 }
 
 impl<R: Read> Read for Watched<'_, R> {

@@ -6,6 +6,7 @@
 mod change;
 mod compress;
 mod config;
+mod docker_root;
 mod load;
 mod manifest;
 mod platform;

@@ -123,7 +123,12 @@ impl Reference {
             .path
             .strip_prefix(OFFICIAL_PREFIX)
             .filter(|rest| !rest.contains('/'));
-        short.unwrap_or(&self.path).to_owned()
+        let short = short.unwrap_or(&self.path);
+        // A folder that looks like a domain would be read as one.
+        match split_domain(short) {
+            (DEFAULT_DOMAIN, _) => short.to_owned(),
+            _ => self.name(),
+        }
     }
 
     /// The whole in the short form that people type.

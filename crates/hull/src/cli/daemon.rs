@@ -1,9 +1,10 @@
 //! The flags of `hull daemon`: those of dockerd, so that what starts one today starts us.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::arguments::parse_int;
-use super::units::ram_in_bytes;
+use super::units::{parse_duration, ram_in_bytes};
 
 /// A flag of dockerd that is accepted and changes nothing.
 struct Ignored {
@@ -235,6 +236,12 @@ pub(crate) struct DaemonOptions {
     /// Only verify the configuration and end
     #[arg(long)]
     pub(crate) validate: bool,
+    /// Remove images that no container has after so long without use; 0: never
+    #[arg(long, value_name = "duration", default_value = "0", value_parser = parse_pause)]
+    pub(crate) image_gc_unused_for: Duration,
+    /// Remove unused images, the longest unused first, while all take more; 0: never
+    #[arg(long, value_name = "bytes", default_value = "0", value_parser = parse_bytes)]
+    pub(crate) image_gc_size_max: u64,
     #[command(flatten)]
     pub(crate) network: DaemonNetworkOptions,
     #[command(flatten)]
@@ -341,6 +348,17 @@ pub(crate) struct DaemonTlsOptions {
 #[derive(Debug, Clone, Default)]
 struct IgnoredOptions {
     warnings: Vec<String>,
+}
+
+fn parse_pause(text: &str) -> Result<Duration, String> {
+    let nanoseconds = u64::try_from(parse_duration(text)?);
+    let nanoseconds = nanoseconds.map_err(|_| format!("a negative duration: {text}"))?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let bytes = u64::try_from(ram_in_bytes(text)?);
+    bytes.map_err(|_| format!("a negative size: {text}"))
 }
 
 impl DaemonOptions {

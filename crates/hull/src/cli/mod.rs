@@ -31,6 +31,7 @@ mod generate;
 mod history;
 mod image_list;
 mod import;
+mod import_docker;
 mod info;
 mod inspect;
 mod kill;

@@ -11,9 +11,9 @@ use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
     Command, DaemonOptions, arguments, attach, bootstrap, commit, context, cp, create, diff, disk,
-    events, exec, export, generate, history, image_list, import, info, inspect, kill, later, load,
-    login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi, run, search, start,
-    stats, stop, system, tag, top, update, version, volume, wait,
+    events, exec, export, generate, history, image_list, import, import_docker, info, inspect,
+    kill, later, load, login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi,
+    run, search, start, stats, stop, system, tag, top, update, version, volume, wait,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -197,6 +197,7 @@ static GROUPS: &[Group] = &[
             at::<later::Build>(&["build"]),
             at::<history::History>(&["history"]),
             at::<import::Import>(&["import"]),
+            at::<import_docker::ImportDocker>(&["import-docker"]),
             at::<inspect::ImageInspect>(&["inspect"]),
             at::<load::Load>(&["load"]),
             at::<image_list::ImageList>(&["ls", "list"]),

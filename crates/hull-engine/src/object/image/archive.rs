@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hull_model::Digest;
 use hull_storage::image::{
-    ImportOptions, LoadOptions, Platform, Reference, RunConfig, SavedImage, apply_changes,
+    ImportOptions, LoadOptions, LoadProgress, Loaded, Platform, Reference, RunConfig, SavedImage,
+    apply_changes,
 };
 use tokio::sync::mpsc;
 
@@ -20,6 +22,9 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 
+/// Who is told how far a layer has come.
+type Told<'t> = &'t mut (dyn FnMut(LoadProgress<'_>) + Send);
+
 /// Loads an archive; its images become visible when all of them are whole.
 pub(crate) async fn load(
     core: &Arc<Core>,
@@ -27,16 +32,42 @@ pub(crate) async fn load(
     platform: Option<&str>,
     progress: mpsc::Sender<Progress>,
 ) -> Result<()> {
-    let loading = core.images.sweep.clone().read_owned().await;
-    let job = core.clone();
-    let told = progress.clone();
     let options = LoadOptions {
         platform: platform.map(parse_platform).transpose()?,
     };
+    bring(core, "load the archive", progress, move |storage, told| {
+        storage.load(reader, &options, told)
+    })
+    .await
+}
+
+/// Takes over the images of a Docker data root.
+pub(crate) async fn import_docker(
+    core: &Arc<Core>,
+    root: PathBuf,
+    progress: mpsc::Sender<Progress>,
+) -> Result<()> {
+    let step = format!("take over the images below {}", root.display());
+    bring(core, &step, progress, move |storage, told| {
+        storage.load_docker_root(&root, told)
+    })
+    .await
+}
+
+/// Brings images in; all of what they need is there before the first is seen.
+async fn bring(
+    core: &Arc<Core>,
+    step: &str,
+    progress: mpsc::Sender<Progress>,
+    work: impl FnOnce(&hull_storage::Store, Told<'_>) -> hull_storage::Result<Loaded> + Send + 'static,
+) -> Result<()> {
+    let loading = core.images.sweep.clone().read_owned().await;
+    let job = core.clone();
+    let told = progress.clone();
     let loaded = core
         .jobs
         .run(Pool::Disk, move || {
-            job.storage.load(reader, &options, &mut |seen| {
+            work(&job.storage, &mut |seen| {
                 let id = seen.file.to_owned();
                 // A reader of progress that is gone or slow does not hold the load up.
                 drop(told.try_send(Progress::Layer {
@@ -47,7 +78,7 @@ pub(crate) async fn load(
             })
         })
         .await?
-        .map_err(storage_error("load the archive"));
+        .map_err(storage_error(step));
     let done = match loaded {
         Ok(loaded) => add_all(core, loaded, &progress).await,
         Err(error) => Err(error),
@@ -62,7 +93,7 @@ pub(crate) async fn load(
 
 async fn add_all(
     core: &Arc<Core>,
-    loaded: hull_storage::image::Loaded,
+    loaded: Loaded,
     progress: &mpsc::Sender<Progress>,
 ) -> Result<()> {
     for image in loaded.images {

@@ -6,6 +6,7 @@
 //! platform.rs  what images run on, against what is wanted
 //! remove.rs    names and images go: rmi, prune
 //! sweep.rs     bytes go that nobody names
+//! collect.rs   images go by age and size
 //! ```
 //!
 //! The bytes are hull-storage's; the table of images and tags is the store's. A change is first
@@ -13,6 +14,7 @@
 //! in memory; a removal goes the other way round, so that a crash leaves only unseen bytes.
 
 mod archive;
+mod collect;
 mod platform;
 mod remove;
 mod sweep;
@@ -32,7 +34,8 @@ use crate::jobs::Pool;
 use crate::object::container::to_json;
 use crate::store::{Change, Key};
 
-pub(crate) use archive::{import, load, save};
+pub(crate) use archive::{import, import_docker, load, save};
+pub(crate) use collect::collect_forever;
 pub(super) use platform::parse_platform;
 pub(crate) use platform::{check_platform, is_for};
 pub(crate) use remove::{prune, remove};

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key_of;
 use crate::api::Image;
+use crate::clock::now_ns;
 use crate::error::{EngineError, Result};
 use crate::logs;
 use crate::store::Contents;
@@ -26,7 +27,7 @@ const USED_STEP_NS: i64 = 3_600_000_000_000;
 pub(super) struct Known {
     pub(super) record: Arc<ImageRecord>,
     pub(super) created_ns: i64,
-    /// When it came or was last used for a container; 0: unknown.
+    /// When it came or was last used for a container.
     pub(super) used_ns: i64,
     /// The configuration as JSON.
     config: Arc<serde_json::Value>,
@@ -96,7 +97,12 @@ impl ImageTable {
                 .map_err(|e| e.to_string())
                 .and_then(|stored| {
                     let record = storage.image(&stored.manifest).map_err(|e| e.to_string())?;
-                    know(record, stored.used_ns).map_err(|error| error.chain())
+                    let used_ns = match stored.used_ns {
+                        // Of the first version: the clock starts now.
+                        0 => now_ns(),
+                        used_ns => used_ns,
+                    };
+                    know(record, used_ns).map_err(|error| error.chain())
                 });
             match known {
                 Ok(known) => drop(tables.images.insert(id, known)),
