@@ -332,7 +332,9 @@ pub(crate) async fn good(
     }
     let status = response.status().as_u16();
     let body = read_all(response.into_body(), ask, REFUSAL_BYTES_MAX, "the refusal").await;
-    let reason = body.map(|bytes| reason(&bytes)).unwrap_or_default();
+    // What a server says that is in trouble itself is not about the request.
+    let said = body.ok().filter(|_| status < 500);
+    let reason = said.map(|bytes| reason(&bytes)).unwrap_or_default();
     Err(Error::Refused {
         url: ask.url.to_string(),
         status,
