@@ -118,6 +118,8 @@ pub struct Healthcheck {
 pub struct HostConfig {
     /// Mounts of every form (`-v`, `--mount`, `--tmpfs`), in the order asked for.
     pub mounts: Vec<MountSpec>,
+    /// Driver of volumes that `-v` makes; empty: `local`.
+    pub volume_driver: String,
     /// Containers whose volumes are mounted too, `name[:ro|rw]`.
     pub volumes_from: Vec<String>,
     /// What happens after the process ended.

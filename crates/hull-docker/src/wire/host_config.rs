@@ -193,6 +193,7 @@ impl TryFrom<HostConfig> for HostSpec {
         let rest = wire.resources;
         Ok(Self {
             mounts,
+            volume_driver: wire.volume_driver.0,
             volumes_from: wire.volumes_from.unwrap_or_default(),
             restart,
             auto_remove: wire.auto_remove.0,
@@ -585,7 +586,7 @@ impl HostConfig {
             port_bindings: OrZero(show_port_bindings(&host.port_bindings)),
             restart_policy: OrZero(show_restart_policy(host.restart)),
             auto_remove: OrZero(host.auto_remove),
-            volume_driver: OrZero::default(),
+            volume_driver: OrZero(host.volume_driver.clone()),
             volumes_from: null_if_empty(&host.volumes_from),
             console_size: OrZero(host.console_size.into()),
             annotations: text_map(&host.annotations),
@@ -730,7 +731,7 @@ mod tests {
     /// What docker CLI 28 sends for a plain `docker run`, with every field that it names.
     const PLAIN: &str = r#"{"Binds":null,"ContainerIDFile":"","LogConfig":{"Type":"","Config":{}},
         "NetworkMode":"default","PortBindings":{},"RestartPolicy":{"Name":"no",
-        "MaximumRetryCount":0},"AutoRemove":true,"VolumeDriver":"","VolumesFrom":null,
+        "MaximumRetryCount":0},"AutoRemove":true,"VolumeDriver":"local","VolumesFrom":null,
         "ConsoleSize":[24,80],"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],
         "DnsOptions":[],"DnsSearch":[],"ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"",
         "Links":null,"OomScoreAdj":0,"PidMode":"","Privileged":false,"PublishAllPorts":false,
