@@ -731,7 +731,7 @@ mod tests {
     /// What docker CLI 28 sends for a plain `docker run`, with every field that it names.
     const PLAIN: &str = r#"{"Binds":null,"ContainerIDFile":"","LogConfig":{"Type":"","Config":{}},
         "NetworkMode":"default","PortBindings":{},"RestartPolicy":{"Name":"no",
-        "MaximumRetryCount":0},"AutoRemove":true,"VolumeDriver":"local","VolumesFrom":null,
+        "MaximumRetryCount":0},"AutoRemove":true,"VolumeDriver":"","VolumesFrom":null,
         "ConsoleSize":[24,80],"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],
         "DnsOptions":[],"DnsSearch":[],"ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"",
         "Links":null,"OomScoreAdj":0,"PidMode":"","Privileged":false,"PublishAllPorts":false,
