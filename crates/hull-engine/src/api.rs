@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use crate::logs::lines::{LogLine, LogLines};
+use hull_model::health::Health;
 use hull_model::port::PublishedPort;
 use hull_model::spec::{
     ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding, VolumeSpec,
@@ -72,6 +73,8 @@ pub struct Container {
     pub restart_count: u32,
     /// Its networks while it runs, by number.
     pub endpoints: Vec<Endpoint>,
+    /// What its health check says; none: it has none, or never ran.
+    pub health: Option<Health>,
     /// Its published ports while it runs.
     pub ports: Vec<PublishedPort>,
     /// Mounts with their sources resolved.
@@ -271,6 +274,9 @@ pub struct ExecRequest {
     pub privileged: bool,
     /// Detach keys as given; only echoed.
     pub detach_keys: String,
+    /// A health check's, by the engine itself.
+    #[serde(default)]
+    pub probe: bool,
 }
 
 /// An exec as it is now.

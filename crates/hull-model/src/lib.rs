@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod event;
+pub mod health;
 pub mod id;
 pub mod limits;
 pub mod port;

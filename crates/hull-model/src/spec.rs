@@ -94,7 +94,7 @@ pub struct Streams {
     pub stderr: bool,
 }
 
-/// A health check, as in the Dockerfile; run by a later issue, carried from now on.
+/// A health check, as in the Dockerfile.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Healthcheck {

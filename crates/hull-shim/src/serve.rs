@@ -286,8 +286,14 @@ impl Server {
             Request::SignalExec { id, signal } => {
                 let task = self.task(Target::Exec(id))?;
                 if task.ended.is_none() {
+                    let pid = task.pid.cast_signed();
+                    // Its whole session, if it began one already: a shell does not pass it on.
                     // SAFETY: integers only. It is not reaped yet, so the number is its own.
-                    unsafe { libc::kill(task.pid.cast_signed(), signal) };
+                    unsafe {
+                        if libc::kill(-pid, signal) != 0 {
+                            libc::kill(pid, signal);
+                        }
+                    }
                 }
             }
         }

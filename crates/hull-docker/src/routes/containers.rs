@@ -48,6 +48,11 @@ const STATES: [&str; 7] = [
 ];
 const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
+fn health_word(container: &Container) -> &'static str {
+    let health = container.health.as_ref();
+    health.map_or("none", |health| health.status.word())
+}
+
 pub(super) async fn list(call: Call) -> Answer {
     let filters = Filters::parse(call.query.get("filters"), &FILTERS)?;
     let limit = call
@@ -193,7 +198,7 @@ impl Wanted {
             && filters.labels("label", &spec.config.labels)
             && filters.no_labels("label!", &spec.config.labels)
             && filters.exact("status", shown_word(container))
-            && filters.exact("health", "none")
+            && filters.exact("health", health_word(container))
             && (filters.get("exited").is_empty() || self.exited(container))
             && (filters.get("ancestor").is_empty() || self.ancestors.contains(&spec.image))
             && filters.any("network", |wanted| {

@@ -60,6 +60,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
         },
         privileged: body.privileged.0,
         detach_keys: body.detach_keys.0,
+        probe: false,
     };
     let container = call.container()?;
     let id = call

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use hull_engine::api::{Container, CreateRequest, Exec, exit_of};
+use hull_model::health::{Health, HealthStatus, ProbeResult};
 use hull_model::port::PublishedPort;
 use hull_model::spec::ContainerConfig;
 use hull_model::state::State;
@@ -122,6 +123,42 @@ struct WireState<'a> {
     error: &'a str,
     started_at: String,
     finished_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<WireHealth<'a>>,
+}
+
+/// `State.Health` of `inspect`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireHealth<'a> {
+    status: &'static str,
+    failing_streak: u32,
+    log: Vec<WireProbe<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireProbe<'a> {
+    start: String,
+    end: String,
+    exit_code: i32,
+    output: &'a str,
+}
+
+impl<'a> WireHealth<'a> {
+    fn show(health: &'a Health) -> Self {
+        let probe = |result: &'a ProbeResult| WireProbe {
+            start: rfc3339(result.start_ns),
+            end: rfc3339(result.end_ns),
+            exit_code: result.exit_code,
+            output: &result.output,
+        };
+        Self {
+            status: health.status.word(),
+            failing_streak: health.failing_streak,
+            log: health.results.iter().map(probe).collect(),
+        }
+    }
 }
 
 impl<'a> WireState<'a> {
@@ -148,6 +185,7 @@ impl<'a> WireState<'a> {
             error: &container.error,
             started_at: rfc3339(container.started_ns),
             finished_at: rfc3339(exit.filter(|_| !never_ran).map_or(0, |exit| exit.at_ns)),
+            health: container.health.as_ref().map(WireHealth::show),
         }
     }
 }
@@ -406,7 +444,15 @@ fn status_line(container: &Container, now_ns: i64) -> String {
             restarting: false, ..
         } if container.started_ns == 0 => "Created".into(),
         State::Created | State::Starting => "Created".into(),
-        State::Running => format!("Up {}", since(container.started_ns)),
+        State::Running => {
+            let health = match container.health.as_ref().map(|health| health.status) {
+                Some(HealthStatus::Starting) => " (health: starting)",
+                Some(HealthStatus::Healthy) => " (healthy)",
+                Some(HealthStatus::Unhealthy) => " (unhealthy)",
+                None => "",
+            };
+            format!("Up {}{health}", since(container.started_ns))
+        }
         State::Paused => format!("Up {} (Paused)", since(container.started_ns)),
         State::Exited {
             exit,
@@ -535,6 +581,7 @@ mod tests {
             error_code: 0,
             restart_count: 0,
             endpoints: Vec::new(),
+            health: None,
             ports: Vec::new(),
             mounts: Vec::new(),
             log_path: None,

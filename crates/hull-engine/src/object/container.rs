@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hull_model::health::Health;
 use hull_model::limits::{
     RESTART_BACKOFF_MS, RESTART_BACKOFF_MS_MAX, RESTART_BACKOFF_RESET_S, STOP_TIMEOUT_S,
 };
@@ -39,6 +40,7 @@ use crate::jobs::Pool;
 use crate::network;
 use crate::object::connection::Connection;
 use crate::object::exec::Execs;
+use crate::object::health::Monitor;
 use crate::object::port::ClosedPorts;
 use crate::object::view::{FileView, Views};
 use crate::object::volume;
@@ -95,6 +97,9 @@ pub(crate) struct StateRecord {
     /// Published while it runs.
     #[serde(default)]
     pub(crate) ports: Vec<PublishedPort>,
+    /// None: it has no check, or never ran.
+    #[serde(default)]
+    pub(crate) health: Option<Health>,
     /// Boot in which `state` was true, for what only lives as long as the kernel.
     pub(crate) boot_id: String,
 }
@@ -113,6 +118,7 @@ impl StateRecord {
             ports: Vec::new(),
             endpoints: Vec::new(),
             links_changing: false,
+            health: None,
             boot_id: boot_id.to_owned(),
         }
     }
@@ -282,6 +288,7 @@ pub(crate) struct Owner {
     pub(super) views: Views,
     /// How many readers of its files have it frozen.
     pub(super) held: u32,
+    pub(super) monitor: Monitor,
     ending: Option<JoinHandle<()>>,
     /// Numbers of the endpoints of the life before, whose links the kernel takes away by and by.
     pub(super) former_links: Vec<u8>,
@@ -305,6 +312,7 @@ pub(crate) struct Owner {
 enum Input {
     Request(Option<Request>),
     Shim(ShimEvent),
+    ProbeOutput(Vec<u8>),
     Deadline,
 }
 
@@ -342,6 +350,7 @@ impl Owner {
             attachments: Vec::new(),
             views: Views::default(),
             held: 0,
+            monitor: Monitor::default(),
             ending: None,
             former_links: Vec::new(),
             link_changes: 0,
@@ -373,12 +382,14 @@ impl Owner {
             let input = tokio::select! {
                 event = next_event(&mut self.shim) => Input::Shim(event),
                 request = self.requests.recv() => Input::Request(request),
+                output = self.monitor.output() => Input::ProbeOutput(output),
                 () = sleep_until(deadline) => Input::Deadline,
             };
             match input {
                 Input::Request(None) => return,
                 Input::Request(Some(request)) => self.on_request(request).await,
                 Input::Shim(event) => self.on_shim(event).await,
+                Input::ProbeOutput(output) => self.probe_said(output),
                 Input::Deadline => self.on_deadline().await,
             }
         }
@@ -393,7 +404,10 @@ impl Owner {
                 timeout_s,
                 signal,
                 reply,
-            } => self.stop(timeout_s, signal, reply).await,
+            } => {
+                self.forget_restart();
+                self.stop(timeout_s, signal, reply).await;
+            }
             Request::Kill { signal, reply } => answer(reply, self.kill(signal).await),
             Request::Pause { reply } => answer(reply, self.freeze(StateEvent::Pause).await),
             Request::Resume { reply } => answer(reply, self.freeze(StateEvent::Resume).await),
@@ -496,7 +510,12 @@ impl Owner {
 
     fn next_deadline(&self) -> Option<Instant> {
         let kill_at = self.stopping.as_ref().and_then(|stopping| stopping.kill_at);
-        kill_at.into_iter().chain(self.restart_at).min()
+        let health = self.monitor.deadline();
+        kill_at
+            .into_iter()
+            .chain(self.restart_at)
+            .chain(health)
+            .min()
     }
 
     async fn on_deadline(&mut self) {
@@ -511,6 +530,7 @@ impl Owner {
         if self.restart_at.is_some_and(|at| at <= now) && self.is_viewed() {
             self.restart_at = Some(now + VIEW_PAUSE);
         }
+        self.tend_health(now);
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
             self.life.restart_count += 1;
@@ -572,6 +592,7 @@ impl Owner {
                 self.pid = pid;
                 self.life.started_ns = started_ns;
                 self.apply(StateEvent::Ready)?;
+                self.begin_health();
                 self.record_state();
                 self.publish();
                 self.network_events("connect", &self.life.endpoints);
@@ -623,6 +644,7 @@ impl Owner {
             self.backoff_ms = RESTART_BACKOFF_MS;
         }
         let endpoints = self.life.endpoints.clone();
+        self.end_health();
         self.end_life();
         self.rearm_or_rest().await;
         if exit.oom_killed {
@@ -675,6 +697,9 @@ impl Owner {
     fn wants_restart(&self, exit: Exit) -> bool {
         if self.life.stopped_by_hand {
             return false;
+        }
+        if self.restart_is_due() && !self.shutting_down {
+            return true;
         }
         if self.shutting_down {
             // Kept as a wish: the next daemon sees an exited container whose policy wants a start.
@@ -800,14 +825,24 @@ impl Owner {
             self.disarm().await;
             return answer(reply, Ok(Change::AlreadySo));
         }
-        self.life.stopped_by_hand = true;
-        self.record_state();
         if self.life.state == State::Paused {
             // A frozen process cannot receive the signal.
             if let Err(error) = self.freeze(StateEvent::Resume).await {
                 return answer(reply, Err(error));
             }
         }
+        self.stop_running(timeout_s, with, reply);
+    }
+
+    /// Sends the stop signal; its answer comes with the end.
+    pub(super) fn stop_running(
+        &mut self,
+        timeout_s: Option<i64>,
+        with: Option<i32>,
+        reply: Reply<Change>,
+    ) {
+        self.life.stopped_by_hand = true;
+        self.record_state();
         let timeout_s = timeout_s
             .or(self.spec.config.stop_timeout_s)
             .unwrap_or(STOP_TIMEOUT_S);
@@ -862,6 +897,7 @@ impl Owner {
             return Err(EngineError::NotRunning(self.id));
         }
         if with == signal::KILL || with == self.stop_signal() {
+            self.forget_restart();
             self.life.stopped_by_hand = true;
             self.record_state();
         }
@@ -874,7 +910,7 @@ impl Owner {
     }
 
     /// Sends a signal; that the process is gone already is not an error, its exit is on the way.
-    fn signal(&self, with: i32) {
+    pub(super) fn signal(&self, with: i32) {
         if let Some(shim) = &self.shim
             && let Err(error) = shim.get().signal(with)
         {
@@ -897,6 +933,11 @@ impl Owner {
         if let Err(error) = done {
             self.life.state = before;
             return Err(error);
+        }
+        if frozen {
+            self.suspend_health();
+        } else {
+            self.resume_health();
         }
         self.record_state();
         self.publish();
@@ -1160,8 +1201,11 @@ impl Owner {
         }
         self.republish().await;
         self.wake().await;
-        self.execs.recover(&self.core, self.id);
         self.finish_link_change().await;
+        for probe in self.execs.recover(&self.core, self.id) {
+            // Nobody waits for it any more; another one follows.
+            self.kill_exec(&probe);
+        }
         self.compress_log();
         self.publish();
     }
@@ -1177,7 +1221,11 @@ impl Owner {
         if self.life.state == State::Starting {
             self.life.started_ns = started_ns;
             drop(self.apply(StateEvent::Ready));
+            self.begin_health();
             self.record_state();
+        }
+        if self.life.state == State::Running {
+            self.resume_health();
         }
     }
 
@@ -1397,6 +1445,7 @@ fn view(shown: Shown<'_>) -> Container {
         error_code: life.error_code,
         restart_count: life.restart_count,
         endpoints: life.endpoints.clone(),
+        health: life.health.clone(),
         ports: life.ports.clone(),
         mounts: crate::translate::mount_points(spec, &core.volumes),
         log_path,

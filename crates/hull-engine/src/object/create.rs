@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::object::connect::check_endpoint;
 use crate::object::container::{ContainerRecord, Owner, RECORD_VERSION, StateRecord, to_json};
-use crate::object::{image, volume};
+use crate::object::{health, image, volume};
 use crate::store::{Change, Key};
 use crate::{limits, log_driver, name, network, port, translate};
 
@@ -345,7 +345,7 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
         let words = "Published ports are discarded when using host network mode";
         warnings.push(words.to_owned());
     }
-    check_not_there(config, host)?;
+    check_not_there(host)?;
     check_mounts(host)?;
     if host
         .oom_score_adj
@@ -363,6 +363,13 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
         ));
     }
     log_driver::check(&host.log)?;
+    if let Some(complaint) = config
+        .healthcheck
+        .as_ref()
+        .and_then(|check| check.complaint())
+    {
+        return Err(EngineError::Invalid(complaint));
+    }
     Ok(warnings)
 }
 
@@ -398,21 +405,13 @@ fn check_shared_network(config: &ContainerConfig, host: &HostConfig) -> Result<(
     }
 }
 
-fn check_not_there(config: &ContainerConfig, host: &HostConfig) -> Result<()> {
+fn check_not_there(host: &HostConfig) -> Result<()> {
     let unsupported = |text: &str| Err(EngineError::Unsupported(text.to_owned()));
     if host.isolation == Isolation::Vm {
         return unsupported("isolation \"vm\" is not there yet; leave --isolation out");
     }
     if !host.links.is_empty() {
         return unsupported("--link is not there yet");
-    }
-    let checked = config
-        .healthcheck
-        .as_ref()
-        .and_then(|check| check.test.first());
-    if checked.is_some_and(|first| first != "NONE") {
-        // Carried and shown, not run: said at create, so that nobody waits for `healthy`.
-        tracing::debug!("a health check is carried, not run");
     }
     Ok(())
 }
@@ -455,6 +454,7 @@ fn check_mounts(host: &HostConfig) -> Result<()> {
 /// Translates once, so that what cannot be is said at create and not at start.
 fn dry_run(core: &Core, spec: &ContainerSpec, id: SandboxId) -> Result<Vec<String>> {
     let hostname = translate::hostname(spec, id);
+    health::on_failure(spec)?;
     translate::process(spec, &hostname)?;
     translate::devices(spec)?;
     port::asked(spec)?;

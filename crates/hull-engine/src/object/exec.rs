@@ -90,18 +90,20 @@ impl Execs {
         }
     }
 
-    /// Finds again what ran when the former daemon died.
-    pub(super) fn recover(&mut self, core: &Core, id: SandboxId) {
+    /// Finds again what ran when the former daemon died; returns those that were health checks.
+    pub(super) fn recover(&mut self, core: &Core, id: SandboxId) -> Vec<String> {
+        let mut probes = Vec::new();
         let directory = core.exec_dir(id);
         let exits = core.driver.exec_exits(&id).unwrap_or_default();
         let Ok(entries) = std::fs::read_dir(&directory) else {
-            return;
+            return probes;
         };
         for entry in entries.flatten() {
             let Some(file) = read_file(&entry.path()) else {
                 continue;
             };
             let name = entry.file_name().to_string_lossy().into_owned();
+            let is_probe = file.request.probe;
             let exit = exits.iter().find(|ended| ended.id.to_string() == name);
             core.execs.put(Exec {
                 id: name.clone(),
@@ -113,9 +115,14 @@ impl Execs {
             });
             match exit {
                 Some(_) => self.ended.push_back(name),
+                None if is_probe => {
+                    probes.push(name.clone());
+                    self.running.push(name);
+                }
                 None => self.running.push(name),
             }
         }
+        probes
     }
 }
 
@@ -170,7 +177,7 @@ impl Owner {
         }
     }
 
-    fn exec_begin(
+    pub(super) fn exec_begin(
         &mut self,
         id: &str,
         detach: bool,
@@ -262,6 +269,7 @@ impl Owner {
             _ => 126,
         };
         self.exec_over(id, code);
+        self.probe_not_run(id, &error.chain());
         if let Some(starting) = self.execs.starting.remove(id) {
             answer(starting.reply, Err(error));
         }
@@ -278,6 +286,7 @@ impl Owner {
                 ("exitCode", exit.code.to_string()),
             ],
         );
+        self.probe_ended(id, exit.code);
     }
 
     fn exec_over(&mut self, id: &str, code: i32) {

@@ -8,6 +8,8 @@ use super::network;
 use super::options::ContainerOptions;
 use super::parse;
 use super::port;
+use hull_model::health::ON_FAILURE_LABEL;
+
 use super::wire::{Config, CreateBody, Empty, Healthcheck, HostConfig, LogConfig, Resources};
 use crate::cli::failure::Failure;
 use crate::client::{ApiVersion, ClientError};
@@ -277,10 +279,14 @@ impl ContainerOptions {
             labels.extend(environment::read_file(file, |_| None)?);
         }
         labels.extend_from_slice(&self.label);
-        Ok(labels
+        let mut labels: BTreeMap<String, String> = labels
             .iter()
             .map(|text| split_or_empty(text, '='))
-            .collect())
+            .collect();
+        if let Some(action) = &self.health_on_failure {
+            labels.insert(ON_FAILURE_LABEL.to_owned(), action.clone());
+        }
+        Ok(labels)
     }
 
     fn log_config(&self) -> Result<LogConfig, String> {

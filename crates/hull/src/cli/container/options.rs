@@ -126,6 +126,9 @@ pub(crate) struct ContainerOptions {
     /// Time between running the check (ms|s|m|h)
     #[arg(long, value_name = "duration", value_parser = parse_duration)]
     pub(super) health_interval: Option<i64>,
+    /// What to do when the container becomes unhealthy ("none", "kill", "restart", "stop")
+    #[arg(long, value_name = "string")]
+    pub(super) health_on_failure: Option<String>,
     /// Consecutive failures needed to report unhealthy
     #[arg(long, value_name = "int", value_parser = parse_int)]
     pub(super) health_retries: Option<i64>,
