@@ -9,7 +9,8 @@ pub use crate::logs::lines::{LogLine, LogLines};
 use hull_model::health::Health;
 use hull_model::port::PublishedPort;
 use hull_model::spec::{
-    ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding, VolumeSpec,
+    ContainerConfig, ContainerSpec, EndpointSpec, HostConfig, PortBinding, Resources,
+    RestartPolicy, VolumeSpec,
 };
 use hull_model::state::{Exit, State};
 use hull_model::{Digest, NetworkId, SandboxId};
@@ -294,6 +295,67 @@ pub struct Exec {
     pub exit_code: Option<i32>,
     /// On the host; 0: did not start.
     pub pid: u32,
+}
+
+/// What of a container is changed; what is not given stays.
+#[derive(Debug, Clone, Default)]
+pub struct UpdateRequest {
+    /// 0, empty and none: not given.
+    pub resources: Resources,
+    /// None: not given.
+    pub restart: Option<RestartPolicy>,
+}
+
+/// What figures of containers are measured by.
+#[derive(Debug, Clone, Copy)]
+pub struct HostFacts {
+    /// 1 or 2.
+    pub cgroup_version: u8,
+    /// Bytes.
+    pub memory_bytes: u64,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone)]
+pub struct Usage {
+    /// Processors, now.
+    pub cpu: CpuMoment,
+    /// And before, for a share of them.
+    pub before: Option<CpuMoment>,
+    /// Memory.
+    pub memory: hull_os::cgroup::MemoryStats,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Most of them; none: unlimited.
+    pub pids_limit: Option<u64>,
+    /// Block I/O by device.
+    pub blkio: Vec<hull_os::cgroup::BlkioStats>,
+    /// Its network links but the loopback.
+    pub links: Vec<LinkStats>,
+}
+
+/// Processor time up to a moment.
+#[derive(Debug, Clone, Default)]
+pub struct CpuMoment {
+    /// Nanoseconds since the epoch.
+    pub at_ns: i64,
+    /// Of the container.
+    pub cpu: hull_os::cgroup::CpuStats,
+    /// Of all processors, idle time too, in nanoseconds.
+    pub system_ns: u64,
+    /// Processors.
+    pub online: u32,
+}
+
+/// Figures of a link: bytes, packets, errors, dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkStats {
+    /// As the container calls it.
+    pub name: String,
+    /// Received.
+    pub rx: [u64; 4],
+    /// Sent.
+    pub tx: [u64; 4],
 }
 
 /// What is at a path of a container.

@@ -16,7 +16,7 @@ use hull_os::crash;
 use hull_registry::Hosts;
 
 use crate::EngineConfig;
-use crate::api::{AttachRequest, Container, LogsRequest};
+use crate::api::{AttachRequest, Container, HostFacts, LogsRequest};
 use crate::error::{EngineError, Result};
 use crate::events::Events;
 use crate::jobs::{Jobs, Pool};
@@ -27,6 +27,7 @@ use crate::object::registry::Registry;
 use crate::object::transfer::Transfers;
 use crate::object::volume::VolumeTable;
 use crate::port::Ports;
+use crate::stats::Moments;
 use crate::store::Store;
 use crate::{log_driver, logs};
 
@@ -55,6 +56,10 @@ pub(crate) struct Core {
     pub(crate) network: Network,
     pub(crate) ports: Ports,
     pub(crate) cgroups: Hierarchies,
+    /// What figures of containers are measured by.
+    pub(crate) host: HostFacts,
+    /// For shares of processor time.
+    pub(crate) moments: Moments,
     /// Which limits this host can hold.
     pub(crate) support: Support,
     /// Whether overlay takes layers by descriptor here (Linux 6.13 and newer).

@@ -28,6 +28,7 @@ mod object;
 mod open;
 mod port;
 mod recover;
+mod stats;
 mod store;
 mod translate;
 mod verify;
@@ -37,6 +38,7 @@ pub use error::{Cause, EngineError, Result};
 pub use hull_net::AddressPool;
 pub use hull_registry::{Proxies, RegistryOptions};
 pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
+pub use stats::STREAM_PAUSE as STATS_PAUSE;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -156,6 +158,11 @@ impl Engine {
         open::facts(&self.0)
     }
 
+    /// Facts for figures of containers.
+    pub fn facts_of_host(&self) -> api::HostFacts {
+        self.0.host
+    }
+
     /// The networks.
     pub fn networks(&self) -> Networks<'_> {
         Networks(&self.0)
@@ -259,6 +266,16 @@ impl Containers<'_> {
     ) -> Result<()> {
         self.stop(id, timeout_s, signal).await?;
         self.start(id).await.map(drop)
+    }
+
+    /// Changes limits and restart policy, also while it runs; returns warnings.
+    ///
+    /// # Errors
+    /// `Invalid`, `WrongState` for what contradicts what it has, or the kernel's refusal.
+    pub async fn update(&self, id: SandboxId, update: api::UpdateRequest) -> Result<Vec<String>> {
+        self.handle(id)?
+            .ask(|reply| Request::Update { update, reply })
+            .await
     }
 
     /// Sends a signal.

@@ -27,6 +27,17 @@ pub(crate) fn of(support: &Support, spec: &ContainerSpec) -> Result<(Limits, Vec
     Ok((limits, warnings))
 }
 
+/// The limits that are given of a group that runs; the others stay.
+///
+/// # Errors
+/// As [`of`].
+pub(crate) fn of_update(support: &Support, given: &Resources) -> Result<(Limits, Vec<String>)> {
+    let mut limits = plain(given)?;
+    let fitted = support.fit(&mut limits, true);
+    let warnings = fitted.map_err(|error| EngineError::Invalid(error.to_string()))?;
+    Ok((limits, warnings))
+}
+
 fn plain(asked: &Resources) -> Result<Limits> {
     let positive = |value: i64| u64::try_from(value).unwrap_or_default();
     for (also, what) in [(asked.cpu_period, "Period"), (asked.cpu_quota, "Quota")] {

@@ -11,7 +11,7 @@ use hull_model::state::State;
 use hull_registry::Hosts;
 
 use crate::EngineConfig;
-use crate::api::{Facts, WaitCondition};
+use crate::api::{Facts, HostFacts, WaitCondition};
 use crate::clock::random_bytes;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
@@ -26,6 +26,7 @@ use crate::object::transfer::Transfers;
 use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::recover;
+use crate::stats::Moments;
 use crate::store::{Change, Contents, Key, Store};
 
 /// Run root of the one daemon that people have; others get names of their own.
@@ -78,6 +79,8 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     let volumes = VolumeTable::open(&config.data_root, &contents)?;
     let core = Arc::new(Core {
         support: cgroups.support(),
+        host: host_facts(&cgroups),
+        moments: Moments::default(),
         lowers_by_descriptor: kernel_version() >= LOWERS_BY_DESCRIPTOR_SINCE,
         boot_id,
         engine_id,
@@ -157,19 +160,26 @@ fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Facts for `info` and `version`.
-pub(crate) fn facts(core: &Core) -> Facts {
+fn host_facts(cgroups: &hull_os::cgroup::Hierarchies) -> HostFacts {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total_kib = memory
         .lines()
         .find_map(|line| line.strip_prefix("MemTotal:"))
         .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    HostFacts {
+        cgroup_version: if cgroups.is_v2() { 2 } else { 1 },
+        memory_bytes: total_kib.unwrap_or_default() << 10,
+    }
+}
+
+/// Facts for `info` and `version`.
+pub(crate) fn facts(core: &Core) -> Facts {
     let backing = core.mounts.backing();
     Facts {
         data_root: core.config.data_root.clone(),
         id: core.engine_id.clone(),
-        cgroup_version: if core.cgroups.is_v2() { 2 } else { 1 },
-        memory_bytes: total_kib.unwrap_or_default() << 10,
+        cgroup_version: core.host.cgroup_version,
+        memory_bytes: core.host.memory_bytes,
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         warnings: core.network.warnings(),
         layer_backing: backing

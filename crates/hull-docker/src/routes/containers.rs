@@ -18,6 +18,7 @@ use crate::time;
 use crate::wire::container::{
     CreateBody, Inspect, Sizes, Summary, WaitAnswer, WaitError, parse_name, shown_word,
 };
+use crate::wire::host_config::UpdateBody;
 
 const FILTERS: [&str; 16] = [
     "ancestor",
@@ -346,6 +347,21 @@ pub(super) async fn kill(call: Call) -> Answer {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct UpdateAnswer {
+    warnings: Option<Vec<String>>,
+}
+
+pub(super) async fn update(mut call: Call) -> Answer {
+    let body: UpdateBody = call.json().await?;
+    let id = call.container()?;
+    let update = body.into_request()?;
+    let warnings = call.engine().containers().update(id, update).await?;
+    let warnings = Some(warnings).filter(|warnings| !warnings.is_empty());
+    json(&UpdateAnswer { warnings })
 }
 
 pub(super) async fn pause(call: Call) -> Answer {

@@ -11,6 +11,7 @@ mod networks;
 mod prune;
 mod publish;
 mod registry;
+mod stats;
 mod system;
 mod top;
 mod volumes;
@@ -53,13 +54,13 @@ routes! {
     GET "/containers/{name}/logs" => io::logs;
     GET "/containers/{name}/changes" => files::changes;
     GET "/containers/{name}/export" => files::export;
-    GET "/containers/{name}/stats" => stats;
+    GET "/containers/{name}/stats" => stats::stats;
     POST "/containers/{name}/resize" => io::resize;
     POST "/containers/{name}/start" => containers::start;
     POST "/containers/{name}/stop" => containers::stop;
     POST "/containers/{name}/restart" => containers::restart;
     POST "/containers/{name}/kill" => containers::kill;
-    POST "/containers/{name}/update" => update;
+    POST "/containers/{name}/update" => containers::update;
     POST "/containers/{name}/rename" => containers::rename;
     POST "/hull/containers/{name}/publish" => publish::publish;
     POST "/containers/{name}/pause" => containers::pause;
@@ -159,8 +160,6 @@ macro_rules! not_there {
 }
 
 not_there! {
-    stats: "reading the statistics of a container";
-    update: "changing the limits of a container";
     attach_websocket: "attaching by websocket";
     build: "building an image";
     plugin_change: "installing a plugin";

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::errors::ApiError;
 use crate::wire::mount::{Mount, parse_bind, parse_tmpfs, show_bind, show_tmpfs_map};
+use hull_engine::api::UpdateRequest;
 use hull_engine::{MASKED_PATHS, READONLY_PATHS};
 
 use crate::wire::{OrZero, TextMap, Words, from_text_map, is_zero, null_if_empty, to_text_map};
@@ -81,6 +82,30 @@ pub(crate) struct HostConfig {
     readonly_paths: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     init: Option<bool>,
+}
+
+/// The body of `update`: what is left out stays.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct UpdateBody {
+    restart_policy: OrZero<WireRestartPolicy>,
+    #[serde(flatten)]
+    resources: WireResources,
+}
+
+impl UpdateBody {
+    pub(crate) fn into_request(self) -> Result<UpdateRequest, ApiError> {
+        let policy = &self.restart_policy.0;
+        let restart = match policy.name.0.as_str() {
+            "" => None,
+            _ => Some(restart_policy(policy, false)?),
+        };
+        let mut resources = resources(&self.resources)?;
+        // Here 0 means something other than not given.
+        let pids = self.resources.pids_limit;
+        resources.pids_limit = pids.map(|limit| if limit > 0 { limit } else { -1 });
+        Ok(UpdateRequest { resources, restart })
+    }
 }
 
 /// Docker's `Resources`, which lie flat in `HostConfig` and in the body of `update`.

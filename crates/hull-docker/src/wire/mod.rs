@@ -9,6 +9,7 @@ pub(crate) mod host_config;
 pub(crate) mod image;
 pub(crate) mod mount;
 pub(crate) mod network;
+pub(crate) mod stats;
 pub(crate) mod volume;
 
 use std::collections::BTreeMap;

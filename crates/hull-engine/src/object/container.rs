@@ -31,7 +31,7 @@ use tokio::time::Instant;
 
 use crate::api::{
     AttachRequest, Attached, Change, Container, Endpoint, ExecRequest, Network, PublishRequest,
-    RemoveOptions, WaitCondition, Waited,
+    RemoveOptions, UpdateRequest, WaitCondition, Waited,
 };
 use crate::clock::now_ns;
 use crate::core::Core;
@@ -206,6 +206,10 @@ pub(crate) enum Request {
     Publish {
         change: PublishRequest,
         reply: Reply<()>,
+    },
+    Update {
+        update: UpdateRequest,
+        reply: Reply<Vec<String>>,
     },
     /// Its files, for as long as the answer is held.
     View {
@@ -429,6 +433,7 @@ impl Owner {
             Request::Publish { change, reply } => answer(reply, self.change_ports(change).await),
             Request::Wait { condition, reply } => answer(reply, Ok(self.wait(condition))),
             Request::Attach { request, reply } => answer(reply, self.attach(request)),
+            Request::Update { update, reply } => answer(reply, self.update(update).await),
             Request::View { reply } => {
                 let view = self.view().await;
                 answer(reply, view);
@@ -883,7 +888,7 @@ impl Owner {
     }
 
     /// Calls a pending restart off.
-    async fn disarm(&mut self) {
+    pub(super) async fn disarm(&mut self) {
         if self.restart_at.take().is_some() {
             self.life.stopped_by_hand = true;
             drop(self.apply(StateEvent::Disarm));
@@ -1062,6 +1067,7 @@ impl Owner {
             Write::remove(Key::Container(*self.id.as_bytes())),
             Write::remove(Key::State(*self.id.as_bytes())),
         ]);
+        self.core.moments.forget(self.id);
         self.core.containers.gone(self.id);
     }
 

@@ -14,5 +14,6 @@ pub(crate) mod registry;
 pub(crate) mod remote;
 pub(crate) mod start;
 pub(crate) mod transfer;
+pub(crate) mod update;
 pub(crate) mod view;
 pub(crate) mod volume;
