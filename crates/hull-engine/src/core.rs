@@ -20,6 +20,7 @@ use crate::api::{AttachRequest, Container, HostFacts, LogsRequest};
 use crate::error::{EngineError, Result};
 use crate::events::Events;
 use crate::jobs::{Jobs, Pool};
+use crate::names::Changes;
 use crate::network::Network;
 use crate::object::exec::ExecTable;
 use crate::object::image::ImageTable;
@@ -55,6 +56,7 @@ pub(crate) struct Core {
     pub(crate) driver: hull_sandbox::Driver,
     pub(crate) network: Network,
     pub(crate) ports: Ports,
+    pub(crate) name_changes: Changes,
     pub(crate) cgroups: Hierarchies,
     /// What figures of containers are measured by.
     pub(crate) host: HostFacts,

@@ -23,6 +23,7 @@ mod limits;
 mod log_driver;
 mod logs;
 mod name;
+mod names;
 mod network;
 mod object;
 mod open;

@@ -17,6 +17,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::events::Events;
 use crate::jobs::{Jobs, Pool};
+use crate::names::Changes;
 use crate::network::Network;
 use crate::object::container::Request;
 use crate::object::exec::ExecTable;
@@ -96,6 +97,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         storage,
         mounts,
         driver,
+        name_changes: Changes::default(),
         ports: Ports::new(network.kernel(), config.bridge.default_ip),
         network,
         cgroups,

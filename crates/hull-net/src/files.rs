@@ -5,6 +5,8 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use crate::resolver::RESOLVER_ADDRESS;
+
 /// Where systemd-resolved keeps the servers behind its own loopback resolver.
 pub const RESOLVED_PATH: &str = "/run/systemd/resolve/resolv.conf";
 /// Where the host's resolvers are.
@@ -105,6 +107,29 @@ pub fn resolv_conf_of_host(host: &str, overrides: &ResolverOverrides<'_>) -> Str
         conf.servers = given.iter().map(String::as_str).collect();
     }
     conf.overridden(overrides).to_text()
+}
+
+/// Contents of `/etc/resolv.conf` for a container that asks our name server: the host's search
+/// domains and options, and names without a dot are asked for as they are.
+pub fn resolv_conf_of_resolver(host: &str, overrides: &ResolverOverrides<'_>) -> String {
+    let server = RESOLVER_ADDRESS.to_string();
+    let mut conf = ResolvConf::parse(host).overridden(overrides);
+    conf.servers = vec![&server];
+    if !conf
+        .options
+        .iter()
+        .any(|option| option.starts_with("ndots:"))
+    {
+        conf.options.push("ndots:0");
+    }
+    conf.to_text()
+}
+
+/// The name servers of a `resolv.conf`.
+pub fn servers(text: &str) -> Vec<IpAddr> {
+    let conf = ResolvConf::parse(text);
+    let parse = |server: &&str| server.parse().ok();
+    conf.servers.iter().filter_map(parse).collect()
 }
 
 /// Loopback servers and link-local ones (whose zone is a link of the host) stay with the host.

@@ -31,6 +31,7 @@ mod network;
 mod observe;
 mod plan;
 mod publish;
+mod resolver;
 
 pub use apply::{Networks, Report, Settings};
 pub use firewall::{Firewall, Output, Run};
@@ -42,6 +43,7 @@ pub use plan::{
     LinkSteps, host_link, inner_link, plan_endpoint, plan_loopback, plan_removal, plan_routes,
 };
 pub use publish::{Forward, Reach};
+pub use resolver::{RESOLVER_ADDRESS, plan_resolver};
 
 use std::io;
 

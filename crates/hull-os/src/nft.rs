@@ -301,6 +301,14 @@ impl Transaction {
         self.labels.len() <= 1
     }
 
+    /// The requests, for [`Nftables::commit_bytes`] in another network namespace.
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.border(BATCH_END);
+        let mut bytes = self.batch.into_bytes();
+        acknowledge_last_change(&mut bytes);
+        bytes
+    }
+
     fn border(&mut self, kind: u16) {
         let subsystem = SUBSYSTEM.to_be_bytes();
         self.batch
@@ -611,9 +619,16 @@ impl Nftables {
         if transaction.is_empty() {
             return Ok(());
         }
-        transaction.border(BATCH_END);
-        let labels = transaction.labels;
-        let mut bytes = transaction.batch.into_bytes();
+        let labels = std::mem::take(&mut transaction.labels);
+        self.send(transaction.into_bytes(), &labels)
+    }
+
+    /// Applies all changes of [`Transaction::into_bytes`] or none.
+    pub fn commit_bytes(&mut self, bytes: &[u8]) -> Result<(), NetlinkError> {
+        self.send(bytes.to_vec(), &[])
+    }
+
+    fn send(&mut self, mut bytes: Vec<u8>, labels: &[String]) -> Result<(), NetlinkError> {
         let fail = |index: usize, detail: String, cause: io::Error| NetlinkError {
             index,
             what: labels.get(index).cloned().unwrap_or_default(),
@@ -622,7 +637,6 @@ impl Nftables {
         };
         self.drop_old_answers();
         let (first, count) = self.socket.number(&mut bytes);
-        acknowledge_last_change(&mut bytes);
         self.socket
             .reserve_send(2 * bytes.len())
             .and_then(|()| self.socket.send(&bytes))

@@ -13,6 +13,10 @@ use crate::codec::{Malformed, Reader, Writer};
 pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Execs of one sandbox at the same time; bounds the status message too.
 pub const EXECS_MAX: usize = 1000;
+/// Key of a kept socket that is a name server's, for datagrams.
+pub const KEY_RESOLVER_UDP: u32 = u32::MAX;
+/// Likewise for streams.
+pub const KEY_RESOLVER_TCP: u32 = u32::MAX - 1;
 /// Kept sockets of one message; with room for descriptors of other kinds.
 pub const KEYS_MAX: usize = 200;
 /// Bytes of the text of a failure; longer ones are cut.
@@ -79,6 +83,14 @@ pub enum Request {
         number: u32,
         /// rtnetlink requests, ready-made.
         requests: Vec<u8>,
+    },
+    /// Open the sockets of a name server inside, as [`crate::Step::Resolver`]; they are kept, and
+    /// told by [`Event::Kept`].
+    OpenResolver {
+        /// The port of both.
+        port: u16,
+        /// Requests of nf_tables, ready-made.
+        rules: Vec<u8>,
     },
     /// Send a signal to an exec.
     SignalExec {
@@ -195,6 +207,7 @@ mod tag {
     pub(super) const KEEP: u16 = 7;
     pub(super) const RELEASE: u16 = 8;
     pub(super) const CHANGE_LINKS: u16 = 9;
+    pub(super) const OPEN_RESOLVER: u16 = 10;
     pub(super) const STATUS: u16 = 101;
     pub(super) const STARTED: u16 = 102;
     pub(super) const START_FAILED: u16 = 103;
@@ -306,7 +319,8 @@ impl Request {
             | Request::Exec { .. }
             | Request::ChangeLinks { .. }
             | Request::Keep { .. }
-            | Request::Release { .. } => None,
+            | Request::Release { .. }
+            | Request::OpenResolver { .. } => None,
             Request::Attach { target, .. }
             | Request::Resize { target, .. }
             | Request::CloseStdin { target } => Some(*target),
@@ -339,6 +353,10 @@ impl Request {
             Request::ChangeLinks { number, requests } => w.record(tag::CHANGE_LINKS, |w| {
                 w.u32(*number);
                 w.blob(requests);
+            }),
+            Request::OpenResolver { port, rules } => w.record(tag::OPEN_RESOLVER, |w| {
+                w.u32((*port).into());
+                w.blob(rules);
             }),
             Request::SignalExec { id, signal } => w.record(tag::SIGNAL_EXEC, |w| {
                 w.id(id);
@@ -386,6 +404,10 @@ impl Request {
             tag::SIGNAL_EXEC => Request::SignalExec {
                 id: r.id()?,
                 signal: r.i32()?,
+            },
+            tag::OPEN_RESOLVER => Request::OpenResolver {
+                port: short(r.u32()?)?,
+                rules: r.blob()?.to_vec(),
             },
             tag::KEEP => Request::Keep {
                 keys: keys(&mut r)?,
@@ -537,6 +559,10 @@ mod tests {
             Request::ChangeLinks {
                 number: 3,
                 requests: vec![1, 2, 3, 4],
+            },
+            Request::OpenResolver {
+                port: 5353,
+                rules: vec![1, 2],
             },
         ] {
             let bytes = request.encode();

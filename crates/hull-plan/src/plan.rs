@@ -83,6 +83,14 @@ pub enum Step<'a> {
         /// The socket.
         fd: i32,
     },
+    /// Sockets of a name server inside, to be kept: bound to a port of 127.0.0.11, and requests of
+    /// nf_tables that lead questions there.
+    Resolver {
+        /// The port of both sockets.
+        port: u32,
+        /// The requests, ready-made.
+        rules: &'a [u8],
+    },
     /// Our own init is process 1.
     Init,
     /// What runs: process steps.
@@ -296,6 +304,7 @@ mod tag {
     pub(super) const PROCESS: u16 = 22;
     pub(super) const KEEP: u16 = 23;
     pub(super) const LOG_SERVICE: u16 = 24;
+    pub(super) const RESOLVER: u16 = 25;
 }
 
 impl Propagation {
@@ -484,6 +493,10 @@ impl<'a> Step<'a> {
                 w.u32(key);
                 w.i32(fd);
             }),
+            Step::Resolver { port, rules } => w.record(tag::RESOLVER, |w| {
+                w.u32(port);
+                w.blob(rules);
+            }),
             Step::Init => w.record(tag::INIT, |_| ()),
             Step::Process(steps) => w.record(tag::PROCESS, |w| w.blob(steps)),
         }
@@ -540,6 +553,10 @@ impl<'a> Step<'a> {
             tag::KEEP => Step::Keep {
                 key: r.u32()?,
                 fd: r.i32()?,
+            },
+            tag::RESOLVER => Step::Resolver {
+                port: r.u32()?,
+                rules: r.blob()?,
             },
             tag::INIT => Step::Init,
             tag::PROCESS => Step::Process(r.blob()?),
@@ -608,6 +625,19 @@ mod tests {
     use super::*;
     use crate::ProcessStep;
 
+    fn log_service() -> LogService<'static> {
+        LogService {
+            address: &[1, 0, 47],
+            datagrams: true,
+            form: LogForm::Rfc5424,
+            facility: 24,
+            host: c"h",
+            tag: c"t",
+            fields: b"A=b\n",
+            buffer_max: 9,
+        }
+    }
+
     fn all_steps(process: &[u8]) -> Vec<Step<'_>> {
         let map = IdMap {
             inside: 0,
@@ -670,21 +700,16 @@ mod tests {
                 files_max: 2,
                 attributes: b",\"attrs\":{}",
             }),
-            Step::LogService(LogService {
-                address: &[1, 0, 47],
-                datagrams: true,
-                form: LogForm::Rfc5424,
-                facility: 24,
-                host: c"h",
-                tag: c"t",
-                fields: b"A=b\n",
-                buffer_max: 9,
-            }),
+            Step::LogService(log_service()),
             Step::Attachment(Attachment {
                 fd: 11,
                 streams: streams::STDIN | streams::FRAMED,
             }),
             Step::Keep { key: 3, fd: 12 },
+            Step::Resolver {
+                port: 40_000,
+                rules: b"r",
+            },
             Step::Init,
             Step::Process(process),
         ]

@@ -96,6 +96,12 @@ pub(crate) fn encode<'a>(
         let streams = stream_bits(attachment);
         encoder.step(&Step::Attachment(plan::Attachment { fd, streams }));
     }
+    if let Some(resolver) = &spec.resolver {
+        encoder.step(&Step::Resolver {
+            port: resolver.port.into(),
+            rules: &resolver.rules,
+        });
+    }
     for kept in &spec.kept {
         let fd = encoder.add(kept.socket.as_fd());
         encoder.step(&Step::Keep { key: kept.key, fd });

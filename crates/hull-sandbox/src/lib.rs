@@ -25,6 +25,7 @@ mod view;
 pub use driver::{Driver, Found, Status};
 pub use error::Error;
 pub use hull_model::state::Exit;
+pub use hull_plan::message::{KEY_RESOLVER_TCP, KEY_RESOLVER_UDP};
 pub use hull_plan::plan::LogForm;
 pub use hull_plan::{FailureKind, user_ids};
 pub use record::ExecExit;
@@ -32,6 +33,6 @@ pub use shim::{Event, Shim, StartFailure, Target};
 pub use spec::{
     Attachment, CapabilitySets, Cgroup, DeviceNode, ExecId, ExecSpec, IdMap, KeptSocket, Limits,
     LinkSteps, Log, LogService, Lowers, Mount, MountKind, MountOptions, Namespace, Namespaces,
-    Process, Propagation, Rlimit, Root, Spec, Stdin, Sysctl, UserMaps,
+    Process, Propagation, Resolver, Rlimit, Root, Spec, Stdin, Sysctl, UserMaps,
 };
 pub use view::{View, ViewOf};

@@ -10,7 +10,7 @@ use hull_plan::message::{self, MESSAGE_BYTES_MAX, Request};
 
 use crate::encode::{encode_process, stream_bits};
 use crate::error::Error;
-use crate::spec::{Attachment, ExecId, ExecSpec, KeptSocket};
+use crate::spec::{Attachment, ExecId, ExecSpec, KeptSocket, Resolver};
 use crate::{Exit, FailureKind};
 
 /// A connection to a shim. Its descriptor is readable when [`Shim::try_event`] has something.
@@ -292,6 +292,18 @@ impl Shim {
             self.send(&Request::Keep { keys }, &descriptors)?;
         }
         Ok(())
+    }
+
+    /// Has the shim open a name server's sockets inside, if they are not; [`Event::Kept`] follows.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn open_resolver(&mut self, resolver: &Resolver) -> Result<(), Error> {
+        let request = Request::OpenResolver {
+            port: resolver.port,
+            rules: resolver.rules.clone(),
+        };
+        self.send(&request, &[])
     }
 
     /// Has the shim close sockets that it keeps.

@@ -86,12 +86,23 @@ pub struct Spec {
     /// Sockets that the shim keeps open as long as the container lives: see
     /// [`crate::Shim::take_kept`].
     pub kept: Vec<KeptSocket>,
+    /// A name server's sockets inside, kept likewise.
+    pub resolver: Option<Resolver>,
     /// What runs.
     pub process: Process,
     /// Our own small init as process 1, which starts [`Spec::process`] and reaps.
     pub init: bool,
     /// Where output goes.
     pub log: Log,
+}
+
+/// A name server's sockets in the container's network namespace; the shim makes and keeps them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolver {
+    /// Port of both, at 127.0.0.11.
+    pub port: u16,
+    /// Requests of nf_tables, opaque here, that lead questions there.
+    pub rules: Vec<u8>,
 }
 
 /// A socket that a shim keeps open for this daemon and those after it.

@@ -12,6 +12,7 @@ use hull_plan::{Failure, FailureKind, Plan, Process, Step};
 use crate::cgroup::Cgroup;
 use crate::inside::{self, Given};
 use crate::remap;
+use crate::resolver;
 use crate::root;
 use crate::serve::{Server, Task, decode_failure};
 use crate::stdio;
@@ -347,6 +348,13 @@ fn equip(
     oom_score_adj: Option<&str>,
 ) -> Result<(), Failure> {
     server.owns_links = make_links(plan, pid)?;
+    for step in plan.steps() {
+        if let Step::Resolver { port, rules } = step {
+            let failed =
+                |cause| Failure::system("network", "open the name server's sockets", &cause);
+            resolver::open(server, port, rules).map_err(failed)?;
+        }
+    }
     if let Some(value) = oom_score_adj {
         std::fs::write(format!("/proc/{pid}/oom_score_adj"), value).map_err(|cause| {
             Failure::system("oom_score_adj", "write /proc/<pid>/oom_score_adj", &cause)

@@ -20,6 +20,7 @@ mod inside;
 mod log;
 mod record;
 mod remap;
+mod resolver;
 mod root;
 mod serve;
 mod stdio;

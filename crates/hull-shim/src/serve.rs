@@ -17,6 +17,7 @@ use crate::exec::{self, Place};
 use crate::inside::report;
 use crate::log::Log;
 use crate::record;
+use crate::resolver;
 use crate::stdio::{READ_BYTES, Stdio};
 
 /// How long output of other processes is waited for after a process ended. Its own output is in the
@@ -271,6 +272,9 @@ impl Server {
             }
             Request::CloseStdin { target } => self.task(target)?.stdio.close_stdin(),
             Request::Keep { keys } => self.kept.extend(keys.into_iter().zip(descriptors)),
+            Request::OpenResolver { port, rules } => {
+                resolver::open(self, port.into(), &rules).map_err(system)?;
+            }
             Request::Release { keys } => self.kept.retain(|(key, _)| !keys.contains(key)),
             Request::ChangeLinks { number, requests } => {
                 let failure = match self.owns_links {
@@ -336,6 +340,13 @@ impl Server {
             &writer.finish(),
             &pidfd,
         );
+    }
+
+    /// Keeps a socket of our own making, and gives daemons copies.
+    pub(crate) fn keep(&mut self, key: u32, socket: OwnedFd) {
+        let kept = Event::Kept { keys: vec![key] };
+        self.tell(&kept, &[socket.as_fd()]);
+        self.kept.push((key, socket));
     }
 
     fn send_kept(&self, connection: usize) {

@@ -302,7 +302,7 @@ impl Network {
     }
 
     /// The address by which containers reach the host: the default bridge's.
-    pub(super) fn host_gateway(&self) -> Option<IpAddr> {
+    pub(crate) fn host_gateway(&self) -> Option<IpAddr> {
         let bridge = self.find(super::DEFAULT_NETWORK).ok()?;
         bridge.spec.pools.first().map(|pool| pool.gateway)
     }

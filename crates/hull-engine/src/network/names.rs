@@ -11,6 +11,7 @@ use hull_net::files::{self, Hosts, ResolverOverrides};
 use super::Network;
 use crate::api::{Endpoint, Member};
 use crate::core::Core;
+use crate::names;
 
 impl Network {
     /// `/etc/hosts` of a container.
@@ -51,7 +52,7 @@ impl Network {
     }
 
     /// `/etc/resolv.conf` of a container.
-    pub(crate) fn resolv_conf(&self, spec: &ContainerSpec) -> String {
+    pub(crate) fn resolv_conf(&self, spec: &ContainerSpec, endpoints: &[Endpoint]) -> String {
         let mut host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let path = files::resolvers_path(&host);
         if let Ok(real) = std::fs::read_to_string(path) {
@@ -69,6 +70,7 @@ impl Network {
             options: &spec.host.dns_options,
         };
         match spec.host.network {
+            _ if names::are_served(endpoints) => files::resolv_conf_of_resolver(&host, &overrides),
             NetworkMode::Host => files::resolv_conf_of_host(&host, &overrides),
             _ => files::resolv_conf(&host, &overrides),
         }

@@ -19,7 +19,7 @@ use crate::jobs::Pool;
 use crate::object::container::{ContainerRecord, Owner, to_json};
 use crate::object::port;
 use crate::store::{Change, Key};
-use crate::{network, translate};
+use crate::{names, network, translate};
 
 impl Owner {
     /// Takes addresses for the start that is about to be recorded.
@@ -71,8 +71,34 @@ impl Owner {
         self.settle_links();
         self.move_ports(before).await;
         self.change_hosts(std::slice::from_ref(&endpoint), &[]);
+        self.open_resolver();
         self.network_events("connect", &[endpoint]);
         Ok(())
+    }
+
+    /// On its first network with names, a container begins to ask us for them.
+    fn open_resolver(&mut self) {
+        if self.name_servers.is_open() || !names::are_served(&self.life.endpoints) {
+            return;
+        }
+        let Some(shim) = &mut self.shim else {
+            return;
+        };
+        let opened = names::resolver().and_then(|resolver| {
+            shim.get_mut()
+                .open_resolver(&resolver)
+                .map_err(|e| EngineError::step("open the name server's sockets", e.kind(), e))?;
+            let path = self.core.container_dir(self.id).join("resolv.conf");
+            let text = self
+                .core
+                .network
+                .resolv_conf(&self.spec, &self.life.endpoints);
+            // In place: the file is mounted in the container.
+            std::fs::write(path, text).map_err(|e| EngineError::io("write resolv.conf", e))
+        });
+        if let Err(error) = opened {
+            tracing::warn!(container = %self.id.short(), error = %error.chain(), "names are not served");
+        }
     }
 
     fn check_connect(&self, to: &Network, asked: &EndpointSpec) -> Result<()> {

@@ -37,6 +37,7 @@ use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::names::NameServers;
 use crate::network;
 use crate::object::connection::Connection;
 use crate::object::exec::Execs;
@@ -286,6 +287,8 @@ pub(crate) struct Owner {
     pub(super) pid: u32,
     pub(super) shim: Option<Connection>,
     pub(super) execs: Execs,
+    /// Who answers its questions about names.
+    pub(super) name_servers: NameServers,
     /// Sockets of its published ports.
     pub(super) open_ports: OpenPorts,
     pub(super) attachments: Vec<Attachment>,
@@ -350,6 +353,7 @@ impl Owner {
             pid: 0,
             shim: None,
             execs: Execs::default(),
+            name_servers: NameServers::default(),
             open_ports: OpenPorts::default(),
             attachments: Vec::new(),
             views: Views::default(),
@@ -1371,6 +1375,7 @@ impl Owner {
             execs: self.execs.running(),
         });
         self.snapshot.send_replace(Arc::new(view));
+        self.core.name_changes.count();
     }
 
     pub(super) fn event<const N: usize>(

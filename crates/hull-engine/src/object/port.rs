@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hull_model::SandboxId;
 use hull_model::port::PublishedPort;
 use hull_model::spec::{ContainerSpec, PortBinding};
+use hull_sandbox::KEY_RESOLVER_TCP;
 
 use crate::api::{Endpoint, PublishRequest};
 use crate::core::Core;
@@ -101,6 +102,7 @@ impl Owner {
     /// Lets go of the ports of a life that is over; the kernel's map is the caller's to change.
     pub(super) fn close_ports(&mut self) -> ClosedPorts {
         self.open_ports = Default::default();
+        self.name_servers = Default::default();
         let closed = ClosedPorts {
             id: self.id,
             ports: std::mem::take(&mut self.life.ports),
@@ -153,7 +155,9 @@ impl Owner {
         let target = target(&self.life);
         let mut unknown = Vec::new();
         for kept in shim.get_mut().take_kept() {
-            if let Some(port) = port_of(&kept) {
+            if kept.key >= KEY_RESOLVER_TCP {
+                self.name_servers.add(&self.core, self.id, kept);
+            } else if let Some(port) = port_of(&kept) {
                 if !self.life.ports.contains(&port) {
                     unknown.push(port);
                 }

@@ -24,7 +24,7 @@ use crate::object::exec::start_failed;
 use crate::object::port::{self, ClosedPorts};
 use crate::object::volume;
 use crate::port::{Reservation, ports_of};
-use crate::{log_driver, translate};
+use crate::{log_driver, names, translate};
 
 impl Owner {
     /// Spawns the shim and waits until the program runs; returns its process id and start time.
@@ -139,6 +139,10 @@ impl Job {
             oom_score_adj: self.spec.host.oom_score_adj,
             process: translate::process(&self.spec, &hostname)?,
             kept,
+            resolver: match names::are_served(endpoints) {
+                true => Some(names::resolver()?),
+                false => None,
+            },
             init: self.spec.host.init.unwrap_or_default(),
             log,
             domainname: self.spec.config.domainname.clone(),
@@ -165,7 +169,7 @@ impl Job {
             fs::write(directory.join("hosts"), hosts?)?;
             fs::write(
                 directory.join("resolv.conf"),
-                self.core.network.resolv_conf(&self.spec),
+                self.core.network.resolv_conf(&self.spec, endpoints),
             )
         };
         make().map_err(|e| EngineError::io(format!("prepare {}", directory.display()), e))?;

@@ -144,6 +144,7 @@ impl Host {
             oom_score_adj: None,
             process: process_of(args),
             kept: Vec::new(),
+            resolver: None,
             init: false,
             log: Log {
                 attributes: Vec::new(),
