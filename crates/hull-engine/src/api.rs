@@ -126,6 +126,9 @@ pub struct Endpoint {
     /// Which of several networks has the way out: the highest.
     #[serde(default)]
     pub gateway_priority: i64,
+    /// Further addresses that reach no further than the link.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
 }
 
 impl Endpoint {

@@ -5,6 +5,7 @@
 //!   table.rs     networks in memory, and the addresses that they gave              pure
 //!   change.rs    create, remove, prune: record first, then the kernel
 //!   attach.rs    leased endpoints -> requests for links
+//!   linked.rs    what --link gives a container on the default bridge
 //!   names.rs     hosts, resolv.conf, and who is found by which name
 //! ```
 //!
@@ -13,12 +14,14 @@
 
 mod attach;
 mod change;
+mod linked;
 mod names;
 mod request;
 mod table;
 
 pub(crate) use attach::{has_networks, main_network, with_way_out};
 pub(crate) use change::{create, prune, publish, remove};
+pub(crate) use linked::{Linked, find as find_linked, parse as parse_link};
 pub(crate) use names::{change_hosts, members};
 pub(crate) use table::DEFAULT_NETWORK;
 

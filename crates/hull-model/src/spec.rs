@@ -488,6 +488,8 @@ pub struct EndpointSpec {
     pub ipv4_address: String,
     /// Fixed address.
     pub ipv6_address: String,
+    /// Further addresses that reach no further than the link.
+    pub link_local_ips: Vec<String>,
     /// Fixed hardware address.
     pub mac_address: String,
     /// Further names on this network.

@@ -16,7 +16,7 @@ use hull_os::nft::Nftables;
 
 use crate::Error;
 use crate::firewall::{Firewall, Foreign, Run};
-use crate::forwarding::{self, Forwarding, Opened};
+use crate::forwarding::{self, Both, Family, Opened};
 use crate::network::{Endpoint, Kind, Mac, Network, Subnet};
 use crate::plan::{self, LinkSteps, plan_endpoint, plan_macvlan};
 use crate::publish::{self, Published, Reach};
@@ -308,8 +308,12 @@ impl Networks {
             what: "routes",
             cause,
         })?;
-        let uplinks = forwarding::uplinks(networks, &links, &routes);
-        let forwarding = self.opened().plan(networks, &links, &uplinks)?;
+        let uplinks_of = |family| forwarding::uplinks(family, networks, &links, &routes);
+        let (uplinks, uplinks6) = (uplinks_of(Family::V4), uplinks_of(Family::V6));
+        let forwarding = Both {
+            v4: self.opened(Family::V4).plan(networks, &links, &uplinks)?,
+            v6: self.opened(Family::V6).plan(networks, &links, &uplinks6)?,
+        };
         let unchanged = networks == known && self.verify_table(networks, &forwarding)?.is_empty();
         if !unchanged {
             self.apply_table(networks, &forwarding)?;
@@ -317,7 +321,8 @@ impl Networks {
         for network in networks {
             self.ensure_bridge(&mut socket, network)?;
         }
-        forwarding::open(&forwarding.opened)?;
+        forwarding::open(Family::V4, &forwarding.v4.opened)?;
+        forwarding::open(Family::V6, &forwarding.v6.opened)?;
         let bridges: Vec<_> = networks
             .iter()
             .map(|network| network.bridge.clone())
@@ -334,7 +339,7 @@ impl Networks {
         Ok(report)
     }
 
-    fn apply_table(&self, networks: &[Network], forwarding: &Forwarding) -> Result<(), Error> {
+    fn apply_table(&self, networks: &[Network], forwarding: &Both) -> Result<(), Error> {
         let tag = &self.settings.tag;
         let published = self.published();
         let transaction = match networks {
@@ -421,7 +426,7 @@ impl Networks {
                     cause,
                 })?;
         }
-        Ok(())
+        set_ipv6(network)
     }
 
     fn ensure_addresses(
@@ -512,8 +517,8 @@ impl Networks {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn opened(&self) -> Opened {
-        Opened::new(&self.settings.run)
+    pub(crate) fn opened(&self, family: Family) -> Opened {
+        Opened::new(&self.settings.run, family)
     }
 
     pub(crate) fn links(&self, socket: &mut Socket) -> Result<Vec<Link>, Error> {
@@ -544,6 +549,27 @@ impl Networks {
             &self.settings.tag,
         ))
     }
+}
+
+/// Settings of a bridge in IPv6; where that is switched off, or the kernel does not know one, it
+/// stays as it is.
+fn set_ipv6(network: &Network) -> Result<(), Error> {
+    let name = network.bridge.as_str();
+    let leads_out = i64::from(Family::V6.leaves(network));
+    // A container does not tell the host where its routers are.
+    for (setting, value) in [("accept_ra", 0), ("force_forwarding", leads_out)] {
+        let of_link = LinkSetting::ipv6(name, setting);
+        let written = match of_link.read() {
+            Ok(Some(_)) => of_link.write(value).map(drop),
+            other => other.map(drop),
+        };
+        written.map_err(|cause| Error::Setting {
+            link: name.to_owned(),
+            setting,
+            cause,
+        })?;
+    }
+    Ok(())
 }
 
 /// The networks that are bridges: only those are ours to make and to guard.

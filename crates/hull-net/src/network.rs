@@ -353,6 +353,8 @@ pub struct Endpoint {
     pub link: String,
     /// Its addresses, at most one per pool of the network.
     pub addresses: Vec<IpAddr>,
+    /// Further addresses that reach no further than the link.
+    pub link_local: Vec<IpAddr>,
     /// Its hardware address; without one it is derived from the first address.
     pub mac: Option<Mac>,
     /// Gateways, at most one per family, over which leaves what no other route covers.
@@ -372,6 +374,7 @@ impl Endpoint {
             number: 0,
             link: "eth0".to_owned(),
             addresses,
+            link_local: Vec::new(),
             mac: None,
             gateways,
         }

@@ -1,11 +1,11 @@
 //! Looking at what the kernel has of our networks, without changing any of it.
 
 use hull_os::netlink::{Address, Link, Route};
-use hull_os::nft::{Family, Rule};
+use hull_os::nft::{Family as TableFamily, Rule};
 
 use crate::Error;
 use crate::apply::{Networks, bridged};
-use crate::forwarding::{self, Forwarding, routed_by_others};
+use crate::forwarding::{self, Both, Family, Forwarding, routed_by_others};
 use crate::ipam::{AddressPool, choose_subnet};
 use crate::network::{Network, Subnet};
 use crate::plan;
@@ -68,27 +68,35 @@ impl Networks {
             }
         }
         let forwarding = self.forwarding(&wanted, &links)?;
-        let closed = |link: &&String| !forwarding::forwards(link);
-        for link in forwarding.opened.iter().filter(closed) {
-            differences.push(format!("link {link} no longer forwards"));
+        for (family, of_family) in [(Family::V4, &forwarding.v4), (Family::V6, &forwarding.v6)] {
+            let closed = |link: &&String| !forwarding::forwards(family, link);
+            for link in of_family.opened.iter().filter(closed) {
+                differences.push(format!("link {link} no longer forwards"));
+            }
         }
         differences.extend(self.verify_table(&wanted, &forwarding)?);
         Ok(differences)
     }
 
     /// What the kernel should have of links that forward, as recorded.
-    fn forwarding(&self, wanted: &[Network], links: &[Link]) -> Result<Forwarding, Error> {
-        let opened = self.opened().read()?;
-        Ok(Forwarding {
-            routed: routed_by_others(wanted, links, &opened),
-            opened,
+    fn forwarding(&self, wanted: &[Network], links: &[Link]) -> Result<Both, Error> {
+        let of_family = |family| -> Result<Forwarding, Error> {
+            let opened = self.opened(family).read()?;
+            Ok(Forwarding {
+                routed: routed_by_others(family, wanted, links, &opened),
+                opened,
+            })
+        };
+        Ok(Both {
+            v4: of_family(Family::V4)?,
+            v6: of_family(Family::V6)?,
         })
     }
 
     pub(crate) fn verify_table(
         &self,
         wanted: &[Network],
-        forwarding: &Forwarding,
+        forwarding: &Both,
     ) -> Result<Vec<String>, Error> {
         let list = |cause| Error::List {
             what: "rules of our table",
@@ -96,7 +104,7 @@ impl Networks {
         };
         let mut nft = self.nftables()?;
         let tag = &self.settings.tag;
-        let has = nft.rules(Family::Inet, tag).map_err(list)?;
+        let has = nft.rules(TableFamily::Inet, tag).map_err(list)?;
         if wanted.is_empty() {
             let left = (!has.is_empty()).then(|| format!("table inet {tag} belongs to no network"));
             return Ok(left.into_iter().collect());
@@ -124,7 +132,9 @@ impl Networks {
             }
         }
         for (set, mut keys) in table.sets() {
-            let mut found = nft.link_elements(Family::Inet, tag, set).map_err(list)?;
+            let mut found = nft
+                .link_elements(TableFamily::Inet, tag, set)
+                .map_err(list)?;
             found.sort();
             keys.sort();
             if found != keys {

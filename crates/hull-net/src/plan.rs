@@ -1,12 +1,12 @@
 //! Pure plans: what a shim does for one endpoint, and what our table holds for all networks.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hull_model::SandboxId;
 use hull_os::netlink::{Batch, LinkChange, Macvlan, MacvlanMode, Veth};
 use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdict, link_key};
 
-use crate::forwarding::Forwarding;
+use crate::forwarding::Both;
 use crate::network::{Endpoint, Network};
 use crate::publish::{self, Published, Reach};
 
@@ -139,6 +139,10 @@ fn plan_inside(network: &Network, endpoint: &Endpoint) -> Vec<u8> {
             inside.add_address(0, *address, pool.subnet.prefix_length());
         }
     }
+    for address in &endpoint.link_local {
+        let prefix_length = if address.is_ipv4() { 16 } else { 64 };
+        inside.add_address(0, *address, prefix_length);
+    }
     inside.set_link(&endpoint.link, &up);
     for gateway in &endpoint.gateways {
         inside.set_default_route(*gateway);
@@ -175,6 +179,10 @@ const INTERNAL: &str = "internal";
 const OPENED: &str = "opened";
 /// Links that forward because somebody else wants it.
 const ROUTED: &str = "routed";
+/// The same for IPv6.
+const OPENED6: &str = "opened6";
+/// The same for IPv6.
+const ROUTED6: &str = "routed6";
 /// Verdict for traffic that leaves over the bridge that it came from.
 const SAME_BRIDGE: &str = "same_bridge";
 
@@ -204,19 +212,14 @@ pub(crate) struct Table {
     pub(crate) name: String,
     bridges: Vec<String>,
     internal: Vec<String>,
-    forwarding: Forwarding,
+    forwarding: Both,
     /// Bridge, and whether its endpoints reach each other.
     same_bridge: Vec<(String, bool)>,
     pub(crate) rules: Vec<Rule>,
 }
 
 /// The table for all networks; `forwarding` are the links of the host that forward.
-pub(crate) fn table(
-    name: &str,
-    networks: &[Network],
-    forwarding: &Forwarding,
-    reach: Reach,
-) -> Table {
+pub(crate) fn table(name: &str, networks: &[Network], forwarding: &Both, reach: Reach) -> Table {
     let bridges = |which: fn(&Network) -> bool| -> Vec<String> {
         networks
             .iter()
@@ -299,8 +302,15 @@ fn forward_rules(tag: &str) -> Vec<Rule> {
             .counted()
             .verdict(Verdict::Drop),
         rule("forwards for our networks only")
+            .from_network(Ipv4Addr::UNSPECIFIED.into(), 0)
             .from_link_in(OPENED)
             .to_link_not_in(ROUTED)
+            .counted()
+            .verdict(Verdict::Drop),
+        rule("forwards for our networks only (IPv6)")
+            .from_network(Ipv6Addr::UNSPECIFIED.into(), 0)
+            .from_link_in(OPENED6)
+            .to_link_not_in(ROUTED6)
             .counted()
             .verdict(Verdict::Drop),
     ]
@@ -318,8 +328,10 @@ impl Table {
         for (set, links) in [
             (BRIDGES, &self.bridges),
             (INTERNAL, &self.internal),
-            (OPENED, &self.forwarding.opened),
-            (ROUTED, &self.forwarding.routed),
+            (OPENED, &self.forwarding.v4.opened),
+            (ROUTED, &self.forwarding.v4.routed),
+            (OPENED6, &self.forwarding.v6.opened),
+            (ROUTED6, &self.forwarding.v6.routed),
         ] {
             all.add_set(family, name, set, Key::Link);
             let elements: Vec<_> = links.iter().map(|link| (link_key(&[link]), None)).collect();
@@ -349,8 +361,10 @@ impl Table {
         vec![
             (BRIDGES, single(&self.bridges)),
             (INTERNAL, single(&self.internal)),
-            (OPENED, single(&self.forwarding.opened)),
-            (ROUTED, single(&self.forwarding.routed)),
+            (OPENED, single(&self.forwarding.v4.opened)),
+            (ROUTED, single(&self.forwarding.v4.routed)),
+            (OPENED6, single(&self.forwarding.v6.opened)),
+            (ROUTED6, single(&self.forwarding.v6.routed)),
             (SAME_BRIDGE, self.same_bridge.iter().map(pairs).collect()),
         ]
     }

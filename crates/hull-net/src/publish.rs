@@ -145,7 +145,7 @@ fn source_rules(tag: &str, networks: &[Network], bridges: &str) -> Vec<Rule> {
         .masquerade();
     let hairpin = networks.iter().filter(|n| !n.internal).flat_map(|network| {
         network.pools.iter().map(|pool| {
-            let why = format!("{tag}: {} {} to its own port", network.name, pool.subnet);
+            let why = format!("{tag}: {} {} to its own port", network.bridge, pool.subnet);
             Rule::new(chain, &why)
                 .from_network(pool.subnet.address(), pool.subnet.prefix_length())
                 .to_link(&network.bridge)

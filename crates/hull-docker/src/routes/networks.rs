@@ -92,7 +92,7 @@ impl Shown {
             enable_ipv6: spec.ipv6,
             ipam: Ipam {
                 driver: "default",
-                options: options(&spec.ipam_options, network.predefined),
+                options: (!spec.ipam_options.is_empty()).then(|| spec.ipam_options.clone()),
                 config: spec.pools.iter().map(ShownPool::of).collect(),
             },
             internal: spec.internal,
@@ -105,14 +105,6 @@ impl Shown {
             labels: spec.labels.clone(),
         }
     }
-}
-
-/// `null` for the networks that nobody made, as in Docker.
-fn options(
-    options: &BTreeMap<String, String>,
-    predefined: bool,
-) -> Option<BTreeMap<String, String>> {
-    (!predefined).then(|| options.clone())
 }
 
 impl ShownPool {

@@ -298,7 +298,7 @@ impl<'a> Inspect<'a> {
             process_label: "",
             app_armor_profile: "",
             exec_ids: (!container.execs.is_empty()).then_some(&container.execs[..]),
-            host_config: HostConfig::show(&container.spec.host),
+            host_config: HostConfig::show(&container.spec.host).linked_by(&container.spec.name),
             graph_driver: GraphDriver {
                 data,
                 name: STORAGE_DRIVER,

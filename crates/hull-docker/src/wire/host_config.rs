@@ -591,6 +591,17 @@ impl From<WireUlimit> for Ulimit {
 
 impl HostConfig {
     /// As `inspect` shows it.
+    /// With its links in Docker's form, `/target:/name/alias`.
+    pub(crate) fn linked_by(mut self, name: &str) -> Self {
+        for link in self.links.iter_mut().flatten() {
+            let (target, alias) = link.split_once(':').unwrap_or((link, link));
+            let target = target.trim_start_matches('/');
+            let alias = alias.rsplit('/').next().unwrap_or_default();
+            *link = format!("/{target}:/{name}/{alias}");
+        }
+        self
+    }
+
     pub(crate) fn show(host: &HostSpec) -> Self {
         let binds: Vec<String> = form(host, MountForm::Bind).map(show_bind).collect();
         let mounts: Vec<Mount> = form(host, MountForm::Mount).map(Mount::from).collect();

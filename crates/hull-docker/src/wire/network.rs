@@ -29,6 +29,8 @@ struct IpamConfig {
     ipv4_address: OrZero<String>,
     #[serde(rename = "IPv6Address", skip_serializing_if = "is_zero")]
     ipv6_address: OrZero<String>,
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Option::is_none")]
+    link_local_ips: Option<Vec<String>>,
 }
 
 impl From<EndpointRequest> for EndpointSpec {
@@ -37,6 +39,7 @@ impl From<EndpointRequest> for EndpointSpec {
         Self {
             ipv4_address: addresses.ipv4_address.0,
             ipv6_address: addresses.ipv6_address.0,
+            link_local_ips: addresses.link_local_ips.unwrap_or_default(),
             mac_address: wire.mac_address.0,
             aliases: wire.aliases.unwrap_or_default(),
             links: wire.links.unwrap_or_default(),
@@ -81,6 +84,7 @@ impl EndpointSettings {
         let addresses = IpamConfig {
             ipv4_address: OrZero(asked.ipv4_address.clone()),
             ipv6_address: OrZero(asked.ipv6_address.clone()),
+            link_local_ips: null_if_empty(&asked.link_local_ips),
         };
         Self {
             ipam_config: Some(addresses).filter(|config| *config != IpamConfig::default()),

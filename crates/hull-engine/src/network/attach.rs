@@ -101,6 +101,7 @@ impl Network {
             number: endpoint.number,
             link: hull_net::inner_link(endpoint.number),
             addresses: endpoint.addresses().collect(),
+            link_local: endpoint.link_local.clone(),
             mac: Some(mac),
             gateways,
         };
@@ -182,6 +183,7 @@ mod tests {
             gateway6: None,
             mac: String::new(),
             gateway_priority: priority,
+            link_local: Vec::new(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use hull_model::spec::{ContainerSpec, EndpointSpec, NetworkMode};
 use hull_net::files::{self, Hosts, ResolverOverrides};
 
-use super::Network;
+use super::{Linked, Network};
 use crate::api::{Endpoint, Member};
 use crate::core::Core;
 use crate::names;
@@ -20,6 +20,7 @@ impl Network {
         spec: &ContainerSpec,
         hostname: &str,
         endpoints: &[Endpoint],
+        linked: &Linked,
     ) -> io::Result<String> {
         if spec.host.network == NetworkMode::Host {
             let mut text = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
@@ -29,11 +30,13 @@ impl Network {
             return Ok(text);
         }
         let addresses: Vec<IpAddr> = endpoints.iter().flat_map(Endpoint::addresses).collect();
+        let mut extra = self.extra_hosts(spec);
+        extra.extend(linked.hosts.iter().cloned());
         Ok(files::hosts(&Hosts {
             hostname,
             domain: &spec.config.domainname,
             addresses: &addresses,
-            extra: &self.extra_hosts(spec),
+            extra: &extra,
         }))
     }
 

@@ -54,6 +54,7 @@ impl Entry {
             )));
         }
         let fixed = fixed_addresses(&network, asked)?;
+        let link_local = link_local_addresses(asked)?;
         let mut taken: Vec<IpAddr> = Vec::new();
         for (at, pool) in network.spec.pools.iter().enumerate() {
             let wanted = fixed.iter().find(|address| pool.subnet.contains(**address));
@@ -81,7 +82,9 @@ impl Entry {
             },
         };
         self.members.insert(container);
-        Ok(endpoint(&network, container, &taken, mac, (asked, number)))
+        let mut endpoint = endpoint(&network, container, &taken, mac, (asked, number));
+        endpoint.link_local = link_local;
+        Ok(endpoint)
     }
 
     /// Takes the addresses of an endpoint that a former daemon gave.
@@ -180,6 +183,17 @@ fn fixed_addresses(network: &Network, asked: &EndpointSpec) -> Result<Vec<IpAddr
     Ok(addresses)
 }
 
+fn link_local_addresses(asked: &EndpointSpec) -> Result<Vec<IpAddr>> {
+    let parse = |text: &String| match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(v4)) if v4.is_link_local() => Ok(IpAddr::V4(v4)),
+        Ok(IpAddr::V6(v6)) if v6.is_unicast_link_local() => Ok(IpAddr::V6(v6)),
+        _ => Err(EngineError::Invalid(format!(
+            "invalid endpoint settings:\ninvalid link-local IP address: {text}"
+        ))),
+    };
+    asked.link_local_ips.iter().map(parse).collect()
+}
+
 fn endpoint(
     network: &Network,
     container: SandboxId,
@@ -219,6 +233,7 @@ fn endpoint(
         gateway6: v6.and_then(|(.., gateway)| gateway).and_then(only_v6),
         mac: mac.to_string(),
         gateway_priority: asked.gateway_priority,
+        link_local: Vec::new(),
     }
 }
 

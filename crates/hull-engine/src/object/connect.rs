@@ -68,10 +68,10 @@ impl Owner {
             self.undo_connect(&endpoint).await;
             return Err(error);
         }
-        self.settle_links();
         self.move_ports(before).await;
         self.change_hosts(std::slice::from_ref(&endpoint), &[]);
         self.open_resolver();
+        self.settle_links();
         self.network_events("connect", &[endpoint]);
         Ok(())
     }
@@ -212,9 +212,9 @@ impl Owner {
         // The record says that it is gone, so it goes: what fails now is tried again at a start.
         let removed = self.remove_link(&endpoint).await;
         self.core.network.release(self.id, &endpoint);
-        self.settle_links();
         self.move_ports(before).await;
         self.change_hosts(&[], std::slice::from_ref(&endpoint));
+        self.settle_links();
         self.network_events("disconnect", &[endpoint]);
         removed
     }
@@ -331,7 +331,32 @@ impl Owner {
                 tracing::warn!(container = %self.id.short(), error, "a cut off change of its links");
             }
         }
+        self.write_hosts();
         self.settle_links();
+    }
+
+    /// What it was asked to be, with the variables of its links as far as those are there.
+    pub(super) fn linked_spec(&self) -> Arc<hull_model::spec::ContainerSpec> {
+        match network::find_linked(&self.core, &self.spec) {
+            Ok(linked) if !linked.env.is_empty() => {
+                let mut spec = (*self.spec).clone();
+                spec.config.env.splice(0..0, linked.env);
+                Arc::new(spec)
+            }
+            _ => self.spec.clone(),
+        }
+    }
+
+    /// Writes `/etc/hosts` as a start does: which lines a cut off change left is not known.
+    fn write_hosts(&self) {
+        let path = self.core.container_dir(self.id).join("hosts");
+        let hostname = translate::hostname(&self.spec, self.id);
+        let linked = network::find_linked(&self.core, &self.spec).unwrap_or_default();
+        let network = &self.core.network;
+        let text = network.hosts_file(&self.spec, &hostname, &self.life.endpoints, &linked);
+        if let Err(error) = text.and_then(|text| std::fs::write(&path, text)) {
+            tracing::warn!(container = %self.id.short(), %error, "its hosts file");
+        }
     }
 
     /// Keeps `/etc/hosts` of a running container true.

@@ -165,6 +165,14 @@ fn endpoints(
         }
         endpoints.insert(core.network.name_of(&text), asked);
     }
+    for link in &host.links {
+        let (name, _) = network::parse_link(link);
+        core.containers.resolve(name).map_err(|_| {
+            EngineError::Invalid(format!(
+                "could not get container for {name}: No such container: {name}"
+            ))
+        })?;
+    }
     let main = core.network.name_of(network::main_network(&host.network));
     endpoints.entry(main).or_default();
     if endpoints.len() > CONTAINER_NETWORKS_MAX {
@@ -406,12 +414,10 @@ fn check_shared_network(config: &ContainerConfig, host: &HostConfig) -> Result<(
 }
 
 fn check_not_there(host: &HostConfig) -> Result<()> {
-    let unsupported = |text: &str| Err(EngineError::Unsupported(text.to_owned()));
     if host.isolation == Isolation::Vm {
-        return unsupported("isolation \"vm\" is not there yet; leave --isolation out");
-    }
-    if !host.links.is_empty() {
-        return unsupported("--link is not there yet");
+        return Err(EngineError::Unsupported(
+            "isolation \"vm\" is not there yet; leave --isolation out".to_owned(),
+        ));
     }
     Ok(())
 }

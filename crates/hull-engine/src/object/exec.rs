@@ -200,7 +200,7 @@ impl Owner {
         let (named, by) = self.core.named_as(&self.spec, self.id)?;
         let hostname = translate::hostname(&named, by);
         let request = &exec.request;
-        let process = translate::exec_process(&self.spec, &hostname, request, size)?;
+        let process = translate::exec_process(&self.linked_spec(), &hostname, request, size)?;
         let exec_id: ExecId = id
             .parse()
             .map_err(|_| EngineError::NoSuchExec(id.to_owned()))?;

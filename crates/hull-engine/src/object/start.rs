@@ -18,6 +18,7 @@ use crate::api::Endpoint;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::network::{self, Linked};
 use crate::object::connection::Connection;
 use crate::object::container::{Owner, next_event};
 use crate::object::exec::start_failed;
@@ -108,7 +109,8 @@ impl Job {
         let (named, named_by) = self.core.named_as(&self.spec, self.id)?;
         let hostname = translate::hostname(&named, named_by);
         let names = self.core.container_dir(named_by);
-        self.make_files(&directory, &hostname, endpoints)?;
+        let linked = network::find_linked(&self.core, &self.spec)?;
+        self.make_files(&directory, &hostname, endpoints, &linked)?;
         hull_os::crash::point("after the files");
         let network = &self.core.network;
         let log = log_driver::plan(&self.spec, &directory, self.id)?;
@@ -137,7 +139,7 @@ impl Job {
             },
             sysctls: translate::sysctls(&self.spec),
             oom_score_adj: self.spec.host.oom_score_adj,
-            process: translate::process(&self.spec, &hostname)?,
+            process: self.process(&hostname, linked)?,
             kept,
             resolver: match names::are_served(endpoints) {
                 true => Some(names::resolver()?),
@@ -155,8 +157,24 @@ impl Job {
             .map_err(|e| EngineError::step("start the sandbox", e.kind(), e))
     }
 
+    /// The process; variables of links come before its own.
+    fn process(&self, hostname: &str, linked: Linked) -> Result<hull_sandbox::Process> {
+        if linked.env.is_empty() {
+            return translate::process(&self.spec, hostname);
+        }
+        let mut spec = (*self.spec).clone();
+        spec.config.env.splice(0..0, linked.env);
+        translate::process(&spec, hostname)
+    }
+
     /// Directories and files of the container; making them again changes nothing.
-    fn make_files(&self, directory: &Path, hostname: &str, endpoints: &[Endpoint]) -> Result<()> {
+    fn make_files(
+        &self,
+        directory: &Path,
+        hostname: &str,
+        endpoints: &[Endpoint],
+        linked: &Linked,
+    ) -> Result<()> {
         let make = || -> io::Result<()> {
             fs::create_dir_all(directory.join("upper"))?;
             fs::create_dir_all(directory.join("work"))?;
@@ -165,7 +183,7 @@ impl Job {
             }
             fs::write(directory.join("hostname"), format!("{hostname}\n"))?;
             let network = &self.core.network;
-            let hosts = network.hosts_file(&self.spec, hostname, endpoints);
+            let hosts = network.hosts_file(&self.spec, hostname, endpoints, linked);
             fs::write(directory.join("hosts"), hosts?)?;
             fs::write(
                 directory.join("resolv.conf"),

@@ -24,6 +24,15 @@ impl LinkSetting<'_> {
         }
     }
 
+    /// A setting of IPv6.
+    pub fn ipv6<'a>(link: &'a str, key: &'a str) -> LinkSetting<'a> {
+        LinkSetting {
+            family: "ipv6",
+            link,
+            key,
+        }
+    }
+
     fn path(&self) -> io::Result<PathBuf> {
         // Link names may hold dots but never slashes; anything else would leave the folder.
         let safe =
