@@ -275,7 +275,11 @@ fn volumes_from(core: &Core, host: &mut HostConfig) -> Result<()> {
         if !mode.split(',').all(|word| known.contains(&word)) {
             return Err(EngineError::Invalid(format!("invalid mode: {mode}")));
         }
-        let id = core.containers.resolve(name)?;
+        // Not "not found": clients would take the image for missing, and pull it.
+        let id = core
+            .containers
+            .resolve(name)
+            .map_err(|_| EngineError::Invalid(format!("No such container: {name}")))?;
         let source = core.containers.handle(id)?.snapshot.borrow().spec.clone();
         for mount in &source.host.mounts {
             let taken = host
