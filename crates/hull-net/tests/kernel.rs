@@ -421,7 +421,7 @@ fn containers_reach_each_other_and_the_outside_but_nobody_comes_in() {
     // A sandbox that nobody knows loses its link, the other keeps it.
     let removed = host
         .networks
-        .leftovers(&HashSet::from([a.id.short()]))
+        .leftovers(&HashSet::from([format!("hv{}", a.id.short())]))
         .unwrap();
     assert_eq!(removed, [format!("hv{}", b.id.short())]);
     host.networks.detach(&a.id, 0).unwrap();

@@ -2,14 +2,16 @@
 //!
 //! The shim writes `log`; when that is full it becomes `log.1`, what was `log.1` becomes `log.2`,
 //! and so on. We compress `log.1` to `log.1.gz` where that was asked for. So a name says nothing
-//! for long: a file is known by its inode, which a compressed one has in its header. A lock on the
+//! for long: a file is known by its inode and the time that made it (a number alone is used again as
+//! soon as a compressed file's original is gone), which a compressed one has in its header. A lock on the
 //! directory, held for a few system calls, keeps the shim's renames and our look at them apart.
 
 use std::collections::VecDeque;
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Take};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Compression, GzBuilder};
@@ -25,12 +27,43 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 /// Rotated files that are looked for.
 const ROTATED_MAX: u32 = 1000;
 
+/// What a file is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    inode: u64,
+    /// Nanoseconds since the epoch; 0 where the file system does not know it.
+    born_ns: u64,
+}
+
+impl Identity {
+    fn of(file: &Metadata) -> Identity {
+        let born = file.created().ok();
+        let since = born.and_then(|born| born.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let born_ns = since.and_then(|since| u64::try_from(since.as_nanos()).ok());
+        Identity {
+            inode: file.ino(),
+            born_ns: born_ns.unwrap_or_default(),
+        }
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        [self.inode.to_le_bytes(), self.born_ns.to_le_bytes()].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Identity> {
+        let (inode, born_ns) = bytes.split_at_checked(8)?;
+        Some(Identity {
+            inode: u64::from_le_bytes(inode.try_into().ok()?),
+            born_ns: u64::from_le_bytes(born_ns.try_into().ok()?),
+        })
+    }
+}
+
 /// One file of a log, open.
 #[derive(Debug)]
 pub(super) struct Part {
     file: File,
-    /// What it is known by.
-    inode: u64,
+    identity: Identity,
     packed: bool,
 }
 
@@ -56,10 +89,10 @@ pub(super) fn all(path: &Path) -> io::Result<VecDeque<Part>> {
 }
 
 /// The files that are newer than one that was open.
-fn newer_than(path: &Path, inode: u64) -> io::Result<VecDeque<Part>> {
+fn newer_than(path: &Path, identity: Identity) -> io::Result<VecDeque<Part>> {
     let mut parts = all(path)?;
     // When it is gone, what is there is newer.
-    if let Some(at) = parts.iter().position(|part| part.inode == inode) {
+    if let Some(at) = parts.iter().position(|part| part.identity == identity) {
         parts.drain(..=at);
     }
     Ok(parts)
@@ -94,10 +127,10 @@ pub(super) fn tail(path: &Path, tail: Option<u64>) -> io::Result<(VecDeque<Part>
 
 impl Part {
     fn plain(file: File) -> io::Result<Part> {
-        let inode = file.metadata()?.ino();
+        let identity = Identity::of(&file.metadata()?);
         Ok(Part {
             file,
-            inode,
+            identity,
             packed: false,
         })
     }
@@ -105,16 +138,15 @@ impl Part {
     fn packed(mut file: File) -> io::Result<Part> {
         let header = MultiGzDecoder::new(BufReader::new(&file));
         let extra = header.header().and_then(|header| header.extra());
-        let inode = extra.and_then(|bytes| bytes.try_into().ok());
         // One that somebody else compressed is known by its own.
-        let inode = match inode {
-            Some(bytes) => u64::from_le_bytes(bytes),
-            None => file.metadata()?.ino(),
+        let identity = match extra.and_then(Identity::from_bytes) {
+            Some(identity) => identity,
+            None => Identity::of(&file.metadata()?),
         };
         file.rewind()?;
         Ok(Part {
             file,
-            inode,
+            identity,
             packed: true,
         })
     }
@@ -178,7 +210,7 @@ enum Source {
 /// A place in one file.
 pub(super) struct Cursor {
     source: Source,
-    inode: u64,
+    identity: Identity,
     /// The start of a line whose end is not written yet.
     carry: Vec<u8>,
 }
@@ -186,7 +218,7 @@ pub(super) struct Cursor {
 impl Cursor {
     /// Begins where the file is positioned. Without `growing` it ends where the file ends now.
     pub(super) fn open(part: Part, growing: bool) -> io::Result<Cursor> {
-        let inode = part.inode;
+        let identity = part.identity;
         let mut file = part.file;
         let source = if part.packed {
             Source::Packed(Box::new(MultiGzDecoder::new(BufReader::new(file))))
@@ -202,7 +234,7 @@ impl Cursor {
         };
         Ok(Cursor {
             source,
-            inode,
+            identity,
             carry: Vec::new(),
         })
     }
@@ -238,7 +270,7 @@ impl Cursor {
             if let Some(lines) = self.next_lines()? {
                 return Ok(Some(lines));
             }
-            let Some(next) = newer_than(path, self.inode)?.pop_front() else {
+            let Some(next) = newer_than(path, self.identity)?.pop_front() else {
                 return Ok(None);
             };
             // Between our last look and its rotation it may have grown.
@@ -273,29 +305,31 @@ pub(crate) fn compress(path: &Path) -> io::Result<()> {
         };
         file.set_len(0)?;
         (&file).rewind()?;
-        let inode = plain.metadata()?.ino();
-        pack(plain, &file, inode)?;
-        put_in_place(path, inode, &target)?;
+        let identity = Identity::of(&plain.metadata()?);
+        pack(plain, &file, identity)?;
+        put_in_place(path, identity, &target)?;
         // Others may have become full meanwhile; the lock went with the name.
         return compress(path);
     }
     hull_os::durable::remove_if_exists(&target).map(drop)
 }
 
-fn pack(mut plain: File, to: &File, inode: u64) -> io::Result<()> {
+fn pack(mut plain: File, to: &File, identity: Identity) -> io::Result<()> {
     let mut packed = GzBuilder::new()
-        .extra(inode.to_le_bytes().to_vec())
+        .extra(identity.to_bytes())
         .write(to, Compression::fast());
     io::copy(&mut plain, &mut packed)?;
     packed.finish().map(drop)
 }
 
 /// Gives the compressed file the name of the plain one, wherever that is by now.
-fn put_in_place(path: &Path, inode: u64, target: &Path) -> io::Result<()> {
+fn put_in_place(path: &Path, identity: Identity, target: &Path) -> io::Result<()> {
     let _names = lock_names(path)?;
     for number in 1..ROTATED_MAX {
         let plain = numbered(path, number);
-        let found = plain.metadata().is_ok_and(|facts| facts.ino() == inode);
+        let found = plain
+            .metadata()
+            .is_ok_and(|facts| Identity::of(&facts) == identity);
         if found {
             // A log's files are not worth a sync: after a power cut the plain one is still there,
             // or both are.
