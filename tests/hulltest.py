@@ -19,12 +19,14 @@ from pathlib import Path
 HULL = os.environ["HULL"]
 WORK = Path(os.environ["HULL_WORK"])
 SCALE = float(os.environ.get("HULL_TEST_SCALE", "1"))
+# How many times longer than usual this machine may take.
+PATIENCE = int(os.environ.get("HULL_TEST_PATIENCE", "1"))
 SOCKET = WORK / "hull.sock"
 TESTS = Path(__file__).resolve().parent
 
 # How long a daemon may take until it answers, and anything else that a test waits for.
-START_S = 20
-WAIT_S = 30
+START_S = 20 * PATIENCE
+WAIT_S = 30 * PATIENCE
 
 
 class Failure(Exception):

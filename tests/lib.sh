@@ -19,6 +19,8 @@ set -uo pipefail
 : "${HULL:?the path of the binary under test; use tests/run}"
 : "${HULL_WORK:?an empty folder; use tests/run}"
 HULL_TEST_SCALE=${HULL_TEST_SCALE:-1}
+# How many times longer than usual this machine may take.
+HULL_TEST_PATIENCE=${HULL_TEST_PATIENCE:-1}
 . "$(dirname "${BASH_SOURCE[0]}")/../script/lib.sh"
 
 DOCKER=${DOCKER:-$(newest_docker)}
@@ -214,7 +216,7 @@ assert_fails() { # CODE COMMAND...
 
 # Calls a command until it succeeds; fails after so many seconds.
 wait_until() { # SECONDS COMMAND...
-  local deadline=$((SECONDS + $1))
+  local deadline=$((SECONDS + $1 * HULL_TEST_PATIENCE))
   shift
   until "$@"; do
     [ $SECONDS -lt $deadline ] || fail "waited in vain for: $*"

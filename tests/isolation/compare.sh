@@ -34,12 +34,14 @@ namespaces() { # ENGINE
 
 # Fails if the views have differences without a reason, and notes the reasons that were needed.
 same_by() { # VIEW FLAG...
-  local theirs=$HULL_WORK/theirs ours=$HULL_WORK/ours
-  "$1" r "${@:2}" 2>&1 | tidy >"$theirs" &
-  "$1" d "${@:2}" 2>&1 | tidy >"$ours"
+  local theirs=$HULL_WORK/theirs ours=$HULL_WORK/ours shown
+  { "$1" r "${@:2}" 2>&1 | tidy >"$theirs" || true; } &
+  "$1" d "${@:2}" 2>&1 | tidy >"$ours" || true
   wait $!
   # The engine that refuses these flags says so in one line.
-  [ "$(wc -l <"$ours")" -gt 150 ] || fail "no view: $(tail -n 3 "$ours")"
+  for shown in "$theirs" "$ours"; do
+    [ "$(wc -l <"$shown")" -gt 150 ] || fail "no view of $(basename "$shown"): $(tail -n 3 "$shown")"
+  done
   { diff "$theirs" "$ours" || true; } | sed -n "/^[<>]/p" | explain >"$HULL_WORK/unexplained"
   [ ! -s "$HULL_WORK/unexplained" ] || fail "differences without a reason:"$'\n'"$(cat "$HULL_WORK/unexplained")"
 }

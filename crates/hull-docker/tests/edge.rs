@@ -71,6 +71,7 @@ impl Edge {
             registries: hull_engine::RegistryOptions::default(),
             downloads_max: 0,
             image_gc: hull_engine::ImageGc::default(),
+            layer_backing: None,
         })
         .await
         .expect("open an engine");

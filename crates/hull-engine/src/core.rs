@@ -14,6 +14,7 @@ use hull_model::{Digest, SandboxId};
 use hull_os::cgroup::{Hierarchies, Support};
 use hull_os::crash;
 use hull_registry::Hosts;
+use hull_storage::Mounted;
 
 use crate::EngineConfig;
 use crate::api::{AttachRequest, Container, HostFacts, LogsRequest};
@@ -195,15 +196,27 @@ impl Core {
 
     /// The root of an image, only for reading, for as long as the descriptor is open.
     pub(crate) fn image_root(&self, layers: &[Digest]) -> Result<Arc<OwnedFd>> {
+        self.mounts
+            .merged(&self.mounted(layers)?, self.lowers_by_descriptor)
+            .map_err(|e| EngineError::io("mount the layers of the image", e))
+    }
+
+    /// The mounts of layers, the topmost first, without those that another one takes the place of.
+    pub(crate) fn mounted(&self, layers: &[Digest]) -> Result<Vec<Mounted>> {
         let mut mounted = Vec::with_capacity(layers.len());
         for layer in layers.iter().rev() {
             let image = self.storage.layer_path(layer);
-            let layer = self.mounts.ensure(layer, &image);
-            mounted.push(layer.map_err(|e| EngineError::step("mount the image", e.kind(), e))?);
+            let layer = self
+                .mounts
+                .ensure(layer, &image)
+                .map_err(|e| EngineError::step("mount the image", e.kind(), e))?;
+            let is_last = layer.hides_below;
+            mounted.push(layer);
+            if is_last {
+                break;
+            }
         }
-        self.mounts
-            .merged(&mounted, self.lowers_by_descriptor)
-            .map_err(|e| EngineError::io("mount the layers of the image", e))
+        Ok(mounted)
     }
 
     /// What a container printed so far, as an attached client sees it.

@@ -170,6 +170,7 @@ fn unpack(
     let options = MakeOptions {
         keep_kinds: options.keep_kinds,
         owner,
+        ..MakeOptions::default()
     };
     let failed = |e: hull_storage::Error| EngineError::step("unpack the archive", e.kind(), e);
     let input = hull_storage::decompress(input).map_err(failed)?;

@@ -39,6 +39,7 @@ pub use error::{Cause, EngineError, Result};
 pub use hull_net::AddressPool;
 pub use hull_registry::{Proxies, RegistryOptions};
 pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
+pub use hull_storage::Backing as LayerBacking;
 pub use stats::STREAM_PAUSE as STATS_PAUSE;
 
 use std::collections::HashMap;
@@ -83,6 +84,8 @@ pub struct EngineConfig {
     pub downloads_max: usize,
     /// When images go that nobody uses; default: never.
     pub image_gc: ImageGc,
+    /// How layers are mounted; none: the best way that works.
+    pub layer_backing: Option<LayerBacking>,
 }
 
 /// When images without a container are removed.

@@ -57,7 +57,8 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     let engine_id = engine_id(&store, &contents).await?;
     let storage = hull_storage::Store::open(&config.data_root)
         .map_err(|e| EngineError::step("open the layer store", e.kind(), e))?;
-    let mounts = hull_storage::LayerMounts::open(&config.run_root)
+    let (run_root, data_root) = (&config.run_root, &config.data_root);
+    let mounts = hull_storage::LayerMounts::open(run_root, data_root, config.layer_backing)
         .map_err(|e| EngineError::step("open the layer mounts", e.kind(), e))?;
     let driver = hull_sandbox::Driver::open(&config.run_root, config.shim_program)
         .map_err(|e| EngineError::step("open the sandbox driver", e.kind(), e))?;

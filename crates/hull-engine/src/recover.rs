@@ -42,6 +42,7 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
     let mut links = HashMap::new();
     let mut owners = Vec::new();
     let mut published = Vec::new();
+    let states: HashMap<_, _> = contents.states.iter().map(|(k, v)| (k, v)).collect();
     for (key, bytes) in &contents.containers {
         let id = SandboxId::from_bytes(*key);
         known.insert(id.short());
@@ -49,11 +50,9 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
             continue;
         };
         record.upgrade();
-        let mut life = contents
-            .states
-            .iter()
-            .find(|(state_key, _)| state_key == key)
-            .and_then(|(_, bytes)| read::<StateRecord>(bytes, id))
+        let mut life = states
+            .get(key)
+            .and_then(|bytes| read::<StateRecord>(bytes, id))
             .unwrap_or_else(|| StateRecord::created(&core.boot_id));
         life.upgrade();
         for endpoint in &life.endpoints {

@@ -51,6 +51,9 @@ pub const DOWNLOADS_MAX: usize = 3;
 pub const UPLOADS_MAX: usize = 5;
 /// Blocking jobs in the kernel (mounts, cgroups, links) at the same time.
 pub const KERNEL_JOBS_MAX: usize = 8;
+/// Places in each pool that work of the engine's own (one job for each container that ended, is found
+/// again or goes) leaves to others, so that clients get on meanwhile.
+pub const PLACES_FOR_CLIENTS: usize = 2;
 /// Jobs that may wait for a place; further ones are answered with `Unavailable`.
 pub const JOBS_WAITING_MAX: usize = 4096;
 /// Layers of one image: what overlay takes, less the upper directory.

@@ -6,12 +6,14 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::crash;
+use crate::process::check;
 
 /// How long [`lock`] sleeps between two attempts.
 const LOCK_RETRY_MS: u64 = 5;
@@ -109,6 +111,15 @@ pub fn make_dir_all(path: &Path, mode: u32) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     sync_dir(parent)
+}
+
+/// Writes down all that a file system still has in memory.
+///
+/// # Errors
+/// What the kernel says.
+pub fn sync_file_system(on_it: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: one integer.
+    check(unsafe { libc::syncfs(on_it.as_raw_fd()) }.into()).map(drop)
 }
 
 /// Makes the names in a folder durable.

@@ -489,11 +489,23 @@ pub fn is_mount_point(path: &CStr) -> io::Result<bool> {
 /// # Errors
 /// What the kernel says.
 pub fn is_proc(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(fd)? == libc::PROC_SUPER_MAGIC)
+}
+
+/// Whether something lies in memory: on a tmpfs.
+///
+/// # Errors
+/// What the kernel says.
+pub fn is_tmpfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(file_system(fd)? == libc::TMPFS_MAGIC)
+}
+
+fn file_system(fd: BorrowedFd<'_>) -> io::Result<libc::c_long> {
     // SAFETY: all-zero is a valid value of this structure of integers.
     let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the structure is valid for writes.
     check(unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut facts) }.into())?;
-    Ok(facts.f_type == libc::PROC_SUPER_MAGIC)
+    Ok(facts.f_type)
 }
 
 /// Opens a directory of this process's view, as a place only.
@@ -523,6 +535,16 @@ pub fn fchdir(dir: BorrowedFd<'_>) -> io::Result<()> {
 pub fn chdir(path: &CStr) -> io::Result<()> {
     // SAFETY: the path is NUL-terminated and outlives the call.
     check(unsafe { libc::chdir(path.as_ptr()) }.into()).map(drop)
+}
+
+/// Makes a directory the root of the (single-threaded) process.
+///
+/// # Errors
+/// What the kernel says.
+pub fn chroot(dir: BorrowedFd<'_>) -> io::Result<()> {
+    fchdir(dir)?;
+    // SAFETY: the path is NUL-terminated and outlives the call.
+    check(unsafe { libc::chroot(c".".as_ptr()) }.into()).map(drop)
 }
 
 /// The working directory as a descriptor argument.

@@ -2,8 +2,9 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::mount;
 use crate::process::{self, check};
 
 /// A set of namespace kinds, as bits of `CLONE_NEW*`.
@@ -79,6 +80,22 @@ pub fn join(fd: BorrowedFd<'_>, kinds: Kinds) -> io::Result<()> {
 pub fn unshare(kinds: Kinds) -> io::Result<()> {
     // SAFETY: one integer.
     check(unsafe { libc::unshare(kinds.flags()) }.into()).map(drop)
+}
+
+/// Does something in another mount namespace and comes back to our own, to the same root and working
+/// directory. For a process with one thread; where it cannot come back it has to end.
+///
+/// # Errors
+/// What the kernel says, or the work.
+pub fn in_mounts<T>(mounts: BorrowedFd<'_>, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = open_own("mnt")?;
+    let (root, cwd) = (mount::open_directory(c"/")?, mount::open_directory(c".")?);
+    join(mounts, Kinds::MOUNT)?;
+    let result = work();
+    join(own.as_fd(), Kinds::MOUNT)?;
+    mount::chroot(root.as_fd())?;
+    mount::fchdir(cwd.as_fd())?;
+    result
 }
 
 /// Opens a namespace of a process by its name in `/proc/<pid>/ns` (`mnt`, `net`).

@@ -47,7 +47,13 @@ impl Pty {
     pub fn open(devpts: BorrowedFd<'_>) -> io::Result<Pty> {
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
         // SAFETY: a descriptor that lives through the call, a terminated constant, two integers.
-        let raw = unsafe { libc::openat(devpts.as_raw_fd(), c"ptmx".as_ptr(), flags) };
+        let raw = unsafe {
+            libc::openat(
+                devpts.as_raw_fd(),
+                c"ptmx".as_ptr(),
+                flags | libc::O_NOFOLLOW,
+            )
+        };
         let master = owned(raw)?;
         let unlocked: libc::c_int = 0;
         // SAFETY: TIOCSPTLCK reads one int, which lives through the call.

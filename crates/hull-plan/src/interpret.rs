@@ -15,10 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use hull_os::mount;
 use hull_os::process::{self, CStrings};
+use hull_os::{capability, mount, seccomp};
 
-use crate::privilege;
 use crate::process::{Capabilities, Process, ProcessStep};
 use crate::user::{self, Identity};
 
@@ -201,7 +200,7 @@ fn try_enter(
     let entered = enter_directory(cwd.0, cwd.1);
     give_streams(&identity);
     let install = |when: bool| match sorted.seccomp {
-        Some(filter) if when => privilege::install_filter(filter)
+        Some(filter) if when => seccomp::install(filter)
             .map_err(|cause| Failure::system("seccomp", "error installing seccomp filter", &cause)),
         _ => Ok(()),
     };
@@ -301,12 +300,12 @@ fn become_identity(identity: &Identity, capabilities: Option<Capabilities>) -> i
     let Some(sets) = capabilities else {
         return process::set_identity(identity.uid, identity.gid, &identity.groups);
     };
-    privilege::drop_bounding(sets.bounding)?;
+    capability::drop_bounding(sets.bounding)?;
     process::set_keep_capabilities(true)?;
     process::set_identity(identity.uid, identity.gid, &identity.groups)?;
     process::set_keep_capabilities(false)?;
-    privilege::set(sets.effective, sets.permitted, sets.inheritable)?;
-    privilege::raise_ambient(sets.ambient)
+    capability::set(sets.effective, sets.permitted, sets.inheritable)?;
+    capability::raise_ambient(sets.ambient)
 }
 
 fn execute(

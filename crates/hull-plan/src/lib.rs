@@ -15,7 +15,6 @@ pub mod codec;
 pub mod interpret;
 pub mod message;
 pub mod plan;
-mod privilege;
 pub mod process;
 mod user;
 

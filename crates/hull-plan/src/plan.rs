@@ -91,6 +91,8 @@ pub enum Step<'a> {
         /// The requests, ready-made.
         rules: &'a [u8],
     },
+    /// Share `/dev/shm` with the container whose mount namespace this is.
+    SharedMemory(i32),
     /// Our own init is process 1.
     Init,
     /// What runs: process steps.
@@ -305,6 +307,7 @@ mod tag {
     pub(super) const KEEP: u16 = 23;
     pub(super) const LOG_SERVICE: u16 = 24;
     pub(super) const RESOLVER: u16 = 25;
+    pub(super) const SHARED_MEMORY: u16 = 26;
 }
 
 impl Propagation {
@@ -444,6 +447,7 @@ impl<'a> Step<'a> {
                 root.propagation.encode(w);
             }),
             Step::LowerDescriptor(fd) => w.record(tag::LOWER_DESCRIPTOR, |w| w.i32(fd)),
+            Step::SharedMemory(fd) => w.record(tag::SHARED_MEMORY, |w| w.i32(fd)),
             Step::LowerBase(path) => w.record(tag::LOWER_BASE, |w| w.text(path)),
             Step::LowerName(name) => w.record(tag::LOWER_NAME, |w| w.text(name)),
             Step::HostName(host, domain) => w.record(tag::HOST_NAME, |w| {
@@ -519,6 +523,7 @@ impl<'a> Step<'a> {
                 propagation: Propagation::decode(r)?,
             }),
             tag::LOWER_DESCRIPTOR => Step::LowerDescriptor(r.i32()?),
+            tag::SHARED_MEMORY => Step::SharedMemory(r.i32()?),
             tag::LOWER_BASE => Step::LowerBase(r.text()?),
             tag::LOWER_NAME => Step::LowerName(r.text()?),
             tag::HOST_NAME => Step::HostName(r.text()?, r.text()?),
@@ -660,6 +665,7 @@ mod tests {
                 propagation: Propagation::Slave,
             }),
             Step::LowerDescriptor(10),
+            Step::SharedMemory(11),
             Step::LowerBase(c"/l"),
             Step::LowerName(c"0"),
             Step::HostName(c"web", c""),

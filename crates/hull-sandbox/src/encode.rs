@@ -67,9 +67,15 @@ pub(crate) fn encode<'a>(
             netns_fd_offset: links.netns_fd_offset.unwrap_or(u32::MAX),
         });
     }
-    spec.mounts
-        .iter()
-        .try_for_each(|mount| encoder.mount(mount))?;
+    for mount in &spec.mounts {
+        encoder.mount(mount)?;
+        if let Some(mounts) = &spec.namespaces.shared_memory
+            && mount.destination == "/dev"
+        {
+            let fd = encoder.add(mounts.as_fd());
+            encoder.step(&Step::SharedMemory(fd));
+        }
+    }
     spec.devices
         .iter()
         .try_for_each(|device| encoder.device(device))?;

@@ -169,6 +169,8 @@ pub struct Namespaces {
     pub uts: Namespace,
     /// The view of cgroups.
     pub cgroup: Namespace,
+    /// Mount namespace of the container whose `/dev/shm` it shares; it comes right after `/dev`.
+    pub shared_memory: Option<Arc<OwnedFd>>,
     /// With maps: a user namespace of its own.
     pub user: Option<UserMaps>,
 }

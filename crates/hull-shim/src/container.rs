@@ -127,7 +127,9 @@ fn close_others(plan: &Plan<'_>) {
     let mut keep = vec![given::LISTENER, given::DAEMON, given::RUN_DIR];
     for step in plan.steps() {
         match step {
-            Step::Join { fd, .. } | Step::LowerDescriptor(fd) => keep.push(fd),
+            Step::Join { fd, .. } | Step::LowerDescriptor(fd) | Step::SharedMemory(fd) => {
+                keep.push(fd)
+            }
             Step::Log(log) => keep.push(log.dir),
             Step::Attachment(attachment) => keep.push(attachment.fd),
             Step::Keep { fd, .. } => keep.push(fd),

@@ -144,6 +144,7 @@ fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
         }
     }
     step("root", "pivot_root", mount::pivot(root.as_fd()))?;
+    step("root", "make marks", make_marks(root.as_fd()))?;
     place_mounts(&plan, root.as_fd(), made, &mut given.sources.binds)?;
     step(
         "device",
@@ -176,6 +177,29 @@ fn become_root_inside(given: &mut Given<'_>) -> io::Result<()> {
     process::set_identity(0, 0, &[])?;
     // The change of identity made us dumpable again.
     process::set_dumpable(false)
+}
+
+/// What every container of Docker's finds in its root beside mounts: by the one, programs know that
+/// they are in a container; older ones read the other to see what is mounted. Before anything is
+/// mounted, so that it lands in the root and nowhere else.
+fn make_marks(root: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
+    let marked = process::open(root, c".dockerenv", flags, 0o755).map(drop);
+    let etc = root::target(root, "/etc", true)?;
+    // SAFETY: two NUL-terminated strings that outlive the call.
+    let linked = match unsafe {
+        libc::symlinkat(c"/proc/mounts".as_ptr(), etc.as_raw_fd(), c"mtab".as_ptr())
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    for result in [marked, linked] {
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn close_others(given: &Given<'_>) {
@@ -234,8 +258,18 @@ pub(crate) fn place_mounts(
     let mut binds = std::mem::take(binds).into_iter();
     let mut made = made.into_iter();
     for planned in plan.steps() {
-        let Step::Mount(planned) = planned else {
-            continue;
+        let planned = match planned {
+            Step::Mount(planned) => planned,
+            Step::SharedMemory(_) => {
+                let result = match binds.next() {
+                    Some(shared) => root::ordinary_target(root, "/dev/shm", true)
+                        .and_then(|target| mount::attach(shared.as_fd(), target.as_fd())),
+                    None => Err(io::ErrorKind::InvalidInput.into()),
+                };
+                step("mount", "mount the /dev/shm of another container", result)?;
+                continue;
+            }
+            _ => continue,
         };
         let destination = shown(planned.destination);
         let text = format!("error mounting to rootfs at {destination:?}");

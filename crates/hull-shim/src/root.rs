@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use hull_os::mount::{self, Attributes, Filesystem};
+use hull_os::namespace;
 use hull_plan::plan::{self, MountKind};
 use hull_plan::{Failure, Plan, Step};
 
@@ -22,7 +23,7 @@ const CLASSIC_OPTIONS_BYTES_MAX: usize = 4095;
 pub(crate) struct Sources {
     /// The overlay; none where the child must make it in the classic way.
     pub(crate) root: Option<OwnedFd>,
-    /// One for each bind of the plan, in order.
+    /// One for each bind of the plan, in order; another container's `/dev/shm` is one too.
     pub(crate) binds: Vec<OwnedFd>,
     /// One for each device of the plan, where the child may not make nodes.
     pub(crate) devices: Vec<OwnedFd>,
@@ -42,7 +43,16 @@ pub(crate) fn open(plan: &Plan<'_>) -> Result<Sources, Failure> {
         };
     let mut binds = Vec::new();
     for step in plan.steps() {
-        let Step::Mount(bind) = step else { continue };
+        let bind = match step {
+            Step::Mount(bind) => bind,
+            Step::SharedMemory(mounts) => {
+                binds.push(shared_memory(mounts).map_err(|cause| {
+                    Failure::system("mount", "share /dev/shm of another container", &cause)
+                })?);
+                continue;
+            }
+            _ => continue,
+        };
         let recursive = match bind.kind {
             MountKind::Bind => false,
             MountKind::BindRecursive => true,
@@ -66,6 +76,25 @@ pub(crate) fn open(plan: &Plan<'_>) -> Result<Sources, Failure> {
         root,
         binds,
         devices,
+    })
+}
+
+/// The `/dev/shm` of a container whose mount namespace this is. That container decides what is there,
+/// so no link is followed, and nothing but memory is taken.
+fn shared_memory(mounts: i32) -> io::Result<OwnedFd> {
+    let mounts = crate::take(mounts)?;
+    namespace::in_mounts(mounts.as_fd(), || {
+        let root = mount::open_directory(c"/")?;
+        let found = mount::open_in_root(
+            root.as_fd(),
+            c"dev/shm",
+            libc::O_PATH | libc::O_DIRECTORY,
+            mount::Links::Refuse,
+        )?;
+        if !mount::is_tmpfs(found.as_fd())? {
+            return Err(io::Error::other("it is not in memory"));
+        }
+        mount::clone_tree(found.as_fd(), c"", false)
     })
 }
 

@@ -468,37 +468,23 @@ pub(crate) mod terminal {
     use super::{AsFd, AsRawFd, BorrowedFd, OwnedFd, io, process, socket};
     use crate::inside::report;
     use hull_os::mount;
+    use hull_os::pty::{Pty, WindowSize, set_window_size};
 
     /// Opens a terminal in `/dev/pts` of this root, sends its master to the shim and returns the
     /// slave.
     pub(crate) fn open(sync: BorrowedFd<'_>, size: (u16, u16)) -> io::Result<OwnedFd> {
-        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NOFOLLOW;
-        let master = process::open(mount::cwd(), c"/dev/pts/ptmx", flags, 0)?;
-        let unlock: libc::c_int = 0;
-        ioctl(master.as_fd(), libc::TIOCSPTLCK, &raw const unlock)?;
+        let devpts = mount::open_directory(c"/dev/pts")?;
+        let Pty { master, peer, .. } = Pty::open(devpts.as_fd())?;
         if size != (0, 0) {
             resize(master.as_fd(), size)?;
         }
-        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-        // SAFETY: integers only. The kernel opens the slave by itself: no path is involved.
-        let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-        if slave < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just gave us this descriptor and nobody else holds it.
-        let slave: OwnedFd = unsafe { std::os::fd::FromRawFd::from_raw_fd(slave) };
         socket::send(sync, &[report::TERMINAL], &[master.as_fd()])?;
-        Ok(slave)
+        Ok(peer)
     }
 
     pub(crate) fn resize(terminal: BorrowedFd<'_>, size: (u16, u16)) -> io::Result<()> {
-        let size = libc::winsize {
-            ws_row: size.0,
-            ws_col: size.1,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        ioctl(terminal, libc::TIOCSWINSZ, &raw const size)
+        let (rows, columns) = size;
+        set_window_size(terminal, WindowSize { rows, columns })
     }
 
     /// Shows the terminal as `/dev/console`.
@@ -516,13 +502,5 @@ pub(crate) mod terminal {
             return Err(io::Error::last_os_error());
         }
         (0..3).try_for_each(|to| process::duplicate_to(slave, to))
-    }
-
-    fn ioctl<T>(fd: BorrowedFd<'_>, request: libc::Ioctl, argument: *const T) -> io::Result<()> {
-        // SAFETY: the argument is valid for reads of what these requests take.
-        match unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
     }
 }

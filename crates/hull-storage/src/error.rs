@@ -100,7 +100,7 @@ pub enum Error {
     },
     /// A layer image on disk is damaged.
     #[error("layer image is damaged")]
-    Damaged(#[source] Damage),
+    Damaged(#[from] Damage),
     /// An image archive is not one.
     #[error("image archive: {problem}")]
     Archive {

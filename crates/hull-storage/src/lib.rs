@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! docker load, pull, import -> ingest_layer -> blobs/sha256/<hex>      the stream as it came
-//!                                           -> layers/<hex>.erofs      mounted once per host
+//!                                           -> layers/<hex>.erofs      mounted once per host,
+//!                                                                      or unpacked once
 //! ```
 //!
 //! Everything is immutable and named by its digest; what a name promises was checked before the
@@ -21,6 +22,7 @@ mod content;
 mod error;
 mod layer;
 mod mounts;
+mod plain;
 mod store;
 mod usage;
 mod verify;

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! How a file is mounted is probed once per data root: as it is with direct I/O, as it is, or
-//! through a loop device. The mounts outlive the daemon; the next one finds them by their names.
+//! through a loop device. Where none of this works, its contents are unpacked to a plain directory
+//! on the data root (`plain.rs`), which is mounted in its place. The mounts outlive the daemon; the
+//! next one finds them by their names.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -15,13 +17,16 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_model::{Digest, ErrorKind};
+use hull_os::entry;
 use hull_os::loopdev::{self, Access};
 use hull_os::mount::{self, Attributes, Filesystem};
+
+use crate::plain::Trees;
+use crate::tree;
 
 /// How a layer file becomes a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +37,18 @@ pub enum Backing {
     FileBuffered,
     /// Through a loop device: kernels before 6.12, and data roots on overlay.
     Loop,
+    /// Unpacked on the data root: kernels without EROFS, hosts without loop devices.
+    Directory,
 }
 
 impl Backing {
-    const ALL: [Backing; 3] = [Backing::FileDirect, Backing::FileBuffered, Backing::Loop];
+    /// Every way, the best first.
+    pub const ALL: [Backing; 4] = [
+        Backing::FileDirect,
+        Backing::FileBuffered,
+        Backing::Loop,
+        Backing::Directory,
+    ];
 
     /// Words for `info`.
     pub fn words(self) -> &'static str {
@@ -43,6 +56,7 @@ impl Backing {
             Backing::FileDirect => "erofs (file, direct)",
             Backing::FileBuffered => "erofs (file, buffered)",
             Backing::Loop => "erofs (loop)",
+            Backing::Directory => "directory",
         }
     }
 }
@@ -54,6 +68,9 @@ pub struct Mounted {
     pub root: Arc<OwnedFd>,
     /// Its name in [`LayerMounts::directory`].
     pub name: String,
+    /// It takes the place of all layers below (`.wh..wh..opq` at its root). The kernel honours that
+    /// mark in directories only, so whoever stacks layers ends with this one.
+    pub hides_below: bool,
 }
 
 /// Why a layer is not mounted.
@@ -103,15 +120,22 @@ struct Table {
 #[derive(Debug)]
 pub struct LayerMounts {
     directory: PathBuf,
+    trees: Trees,
+    ways: Vec<Backing>,
     table: Mutex<Table>,
 }
 
 impl LayerMounts {
-    /// Takes over what a former daemon mounted below `<run_dir>/l`.
+    /// Takes over what a former daemon mounted below `<run_dir>/l`; layers that are unpacked lie in
+    /// `<data_root>/trees`. With a way given, no other one is tried.
     ///
     /// # Errors
     /// When the folder cannot be made or read.
-    pub fn open(run_dir: &Path) -> Result<Self, MountError> {
+    pub fn open(
+        run_dir: &Path,
+        data_root: &Path,
+        way: Option<Backing>,
+    ) -> Result<Self, MountError> {
         let directory = run_dir.join("l");
         let prepare = |cause| MountError::Prepare {
             path: directory.clone(),
@@ -132,6 +156,8 @@ impl LayerMounts {
         }
         Ok(Self {
             directory,
+            trees: Trees::open(data_root.join("trees")),
+            ways: way.map_or(Backing::ALL.to_vec(), |way| vec![way]),
             table: Mutex::new(table),
         })
     }
@@ -169,6 +195,7 @@ impl LayerMounts {
                 let mounted = Mounted {
                     root: Arc::new(root),
                     name,
+                    hides_below: hides_below(&target),
                 };
                 table.mounted.insert(*layer, mounted.clone());
                 Ok(mounted)
@@ -229,6 +256,7 @@ impl LayerMounts {
         if let Some(mounted) = self.lock().mounted.remove(layer) {
             forget(&self.directory, &mounted.name);
         }
+        self.trees.remove(layer);
     }
 
     /// Unmounts all layers.
@@ -256,12 +284,12 @@ impl LayerMounts {
     ) -> Result<OwnedFd, MountError> {
         let ways = match &table.backing {
             Some(known) => std::slice::from_ref(known),
-            None => &Backing::ALL[..],
+            None => &self.ways[..],
         };
         let mut tried = String::new();
         let mut cause = io::Error::from(io::ErrorKind::Unsupported);
         for way in ways {
-            match mount_one(*way, image, target) {
+            match self.mount_one(*way, layer, image, target) {
                 Ok(root) => {
                     let way = *way;
                     table.backing = Some(way);
@@ -280,9 +308,25 @@ impl LayerMounts {
             cause,
         })
     }
+
+    fn mount_one(
+        &self,
+        way: Backing,
+        layer: &Digest,
+        image: &Path,
+        target: &Path,
+    ) -> io::Result<OwnedFd> {
+        let root = match way {
+            Backing::Directory => self.trees.mount(layer, image)?,
+            _ => mount_image(way, image)?,
+        };
+        let target = mount::open_directory(&CString::new(target.as_os_str().as_bytes())?)?;
+        mount::attach(root.as_fd(), target.as_fd())?;
+        Ok(root)
+    }
 }
 
-fn mount_one(way: Backing, image: &Path, target: &Path) -> io::Result<OwnedFd> {
+fn mount_image(way: Backing, image: &Path) -> io::Result<OwnedFd> {
     let filesystem = Filesystem::open(c"erofs")?;
     // Said of the file system too: before 6.12 a loop device that is read-only is opened for
     // writing otherwise, and refuses.
@@ -302,11 +346,15 @@ fn mount_one(way: Backing, image: &Path, target: &Path) -> io::Result<OwnedFd> {
             filesystem.set(c"source", &path)?;
             _device = Some(device);
         }
+        Backing::Directory => return Err(io::ErrorKind::InvalidInput.into()),
     }
-    let root = filesystem.mount(Attributes::READONLY)?;
-    let target = mount::open_directory(&CString::new(target.as_os_str().as_bytes())?)?;
-    mount::attach(root.as_fd(), target.as_fd())?;
-    Ok(root)
+    filesystem.mount(Attributes::READONLY)
+}
+
+/// Whether the root of a layer is an opaque directory.
+fn hides_below(root: &Path) -> bool {
+    let is_mark = |(key, value): &(Vec<u8>, Vec<u8>)| key == tree::OPAQUE && value == b"y";
+    entry::xattrs(root).is_ok_and(|found| found.iter().any(is_mark))
 }
 
 /// A mount of a former daemon, when it still is one.
@@ -315,14 +363,15 @@ fn adopt(directory: &Path, number: u32) -> Option<(Digest, Mounted)> {
     let hex = fs::read_to_string(directory.join(format!("{name}.id"))).ok()?;
     let layer: Digest = format!("sha256:{hex}").parse().ok()?;
     let target = directory.join(&name);
-    let is_mount = target.metadata().ok()?.dev() != directory.metadata().ok()?.dev();
     let path = CString::new(target.as_os_str().as_bytes()).ok()?;
+    let is_mount = mount::is_mount_point(&path).ok()?;
     let root = mount::open_directory(&path).ok().filter(|_| is_mount)?;
     Some((
         layer,
         Mounted {
             root: Arc::new(root),
             name,
+            hides_below: hides_below(&target),
         },
     ))
 }

@@ -167,6 +167,7 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
             unused_for: Some(options.image_gc_unused_for).filter(|limit| !limit.is_zero()),
             bytes_max: Some(options.image_gc_size_max).filter(|&limit| limit > 0),
         },
+        layer_backing: options.layer_backing,
     })
 }
 

@@ -731,7 +731,7 @@ impl Owner {
         }
         let (core, id) = (self.core.clone(), self.id);
         let cgroup = self.cgroup_path();
-        let found = self.core.jobs.run(Pool::Kernel, move || {
+        let found = self.core.jobs.run_own(Pool::Kernel, move || {
             match core.driver.reattach(&id) {
                 Ok(Found::Exited(exit)) => Some(exit),
                 // Nobody may run twice on one root: what is left is killed before we say so.
@@ -785,7 +785,7 @@ impl Owner {
                 return;
             }
             let job = core.clone();
-            let done = core.jobs.run(Pool::Kernel, move || {
+            let done = core.jobs.run_own(Pool::Kernel, move || {
                 ports.take_back(&job);
                 let done = job.driver.discard(&id, &cgroup, DISCARD_WAIT);
                 job.volumes.release_all(&id.to_string(), &spec);
@@ -1057,7 +1057,7 @@ impl Owner {
 
     async fn destroy(&self) -> Result<()> {
         let (core, id, cgroup) = (self.core.clone(), self.id, self.cgroup_path());
-        let removed = self.core.jobs.run(Pool::Disk, move || {
+        let removed = self.core.jobs.run_own(Pool::Disk, move || {
             core.driver
                 .discard(&id, &cgroup, DISCARD_WAIT)
                 .map_err(|e| EngineError::step("discard the sandbox", e.kind(), e))?;
@@ -1190,7 +1190,7 @@ impl Owner {
         let (core, id) = (self.core.clone(), self.id);
         self.core
             .jobs
-            .run(Pool::Kernel, move || core.driver.reattach(&id))
+            .run_own(Pool::Kernel, move || core.driver.reattach(&id))
             .await?
             .map_err(|e| EngineError::step("find the sandbox again", e.kind(), e))
     }

@@ -123,7 +123,7 @@ impl Owner {
         let done = self
             .core
             .jobs
-            .run(Pool::Kernel, move || core.ports.publish(&ports, target));
+            .run_own(Pool::Kernel, move || core.ports.publish(&ports, target));
         if let Err(error) = done.await.and_then(|result| result) {
             tracing::error!(container = %self.id.short(), error = %error.chain(), "ports are not published");
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -219,6 +220,7 @@ impl Job {
             ipc: self.namespace(&host.ipc, "ipc")?,
             uts: self.namespace(&host.uts, "uts")?,
             cgroup: self.namespace(&host.cgroupns, "cgroup")?,
+            shared_memory: self.shared_memory()?,
             user: None,
         })
     }
@@ -232,6 +234,32 @@ impl Job {
             | NamespaceMode::Shareable
             | NamespaceMode::None => Namespace::Own,
         })
+    }
+
+    /// The mounts of the container whose IPC it joins, for its `/dev/shm`: unless it has a mount of
+    /// its own there.
+    fn shared_memory(&self) -> Result<Option<Arc<OwnedFd>>> {
+        let NamespaceMode::Container(name) = &self.spec.host.ipc else {
+            return Ok(None);
+        };
+        let id = self.core.containers.resolve(name)?;
+        let donor = self.core.containers.handle(id)?.snapshot.borrow().clone();
+        if !matches!(
+            donor.spec.host.ipc,
+            NamespaceMode::Shareable | NamespaceMode::Container(_) | NamespaceMode::Host
+        ) {
+            return Err(EngineError::WrongState(format!(
+                "can't join IPC of container {id}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+            )));
+        }
+        let mut mounts = self.spec.host.mounts.iter();
+        if mounts.any(|mount| mount.destination == "/dev/shm") {
+            return Ok(None);
+        }
+        match self.join(name, "mnt", "IPC")? {
+            Namespace::Join(mounts) => Ok(Some(mounts)),
+            Namespace::Own | Namespace::Host => Ok(None),
+        }
     }
 
     /// A namespace of another container, which has to run.

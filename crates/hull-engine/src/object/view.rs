@@ -64,17 +64,8 @@ impl Views {
 impl Core {
     /// The mounted layers of a root, from its digests, the lowest first.
     pub(crate) fn lowers(&self, layers: &[Digest]) -> Result<Lowers> {
-        let mut roots = Vec::with_capacity(layers.len());
-        let mut names = Vec::with_capacity(layers.len());
-        for layer in layers.iter().rev() {
-            let image = self.storage.layer_path(layer);
-            let mounted = self
-                .mounts
-                .ensure(layer, &image)
-                .map_err(|e| EngineError::step("mount the image", e.kind(), e))?;
-            roots.push(mounted.root);
-            names.push(mounted.name);
-        }
+        let mounted = self.mounted(layers)?;
+        let (roots, names) = mounted.into_iter().map(|m| (m.root, m.name)).unzip();
         if self.lowers_by_descriptor {
             Ok(Lowers::Descriptors(roots))
         } else {

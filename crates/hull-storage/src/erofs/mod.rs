@@ -121,6 +121,14 @@ impl FileType {
     }
 }
 
+/// Major and minor number of a device number as Linux encodes it in 32 bits.
+pub(crate) const fn device_numbers(number: u32) -> (u32, u32) {
+    (
+        (number >> 8) & 0xfff,
+        (number & 0xff) | ((number >> 12) & 0xf_ff00),
+    )
+}
+
 /// A device number as Linux encodes it in 32 bits.
 pub const fn device_number(major: u32, minor: u32) -> u32 {
     (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)

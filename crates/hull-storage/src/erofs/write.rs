@@ -27,7 +27,7 @@ const ZERO_BLOCK: [u8; BLOCK] = [0; BLOCK];
 /// What the root may use of the first block, its inode included.
 const ROOT_BYTES_MAX: usize = BLOCK - (ROOT_NID * SLOT_BYTES) as usize;
 /// The mark by which overlayfs knows a directory that hides what lies below it.
-const OPAQUE_XATTR: (&[u8], &[u8]) = (b"trusted.overlay.opaque", b"y");
+const OPAQUE_XATTR: (&[u8], &[u8]) = (crate::tree::OPAQUE, b"y");
 
 /// Writes one image; see the module's picture.
 #[derive(Debug)]

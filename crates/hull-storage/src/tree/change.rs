@@ -10,19 +10,21 @@ use std::os::unix::fs::MetadataExt;
 use hull_model::Digest;
 use hull_os::entry;
 
+use super::OPAQUE;
 use super::walk::{is_whiteout, modified, names, shown};
 use crate::erofs::{FileType, Inode, Reader};
 use crate::error::{At, Error, Result};
 use crate::store::Store;
 
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
-/// What every container has without having made it: where things are mounted.
-const PLACES: [&str; 6] = [
+/// What every container has without having made it: marks, and where things are mounted.
+const PLACES: [&str; 8] = [
+    ".dockerenv",
     "dev",
     "proc",
     "sys",
     "etc/hostname",
     "etc/hosts",
+    "etc/mtab",
     "etc/resolv.conf",
 ];
 
@@ -52,11 +54,18 @@ impl Store {
     /// # Errors
     /// When a layer or the directory cannot be read.
     pub fn changes(&self, upper: BorrowedFd<'_>, layers: &[Digest]) -> Result<Vec<Change>> {
-        let layers = layers.iter().rev().map(|layer| self.read_layer(layer));
         let mut comparison = Comparison {
-            layers: layers.collect::<Result<_>>()?,
+            layers: Vec::new(),
             changes: Vec::new(),
         };
+        for layer in layers.iter().rev() {
+            let layer = self.read_layer(layer)?;
+            let hides_below = hides(&layer, &layer.root().map_err(Error::Damaged)?)?;
+            comparison.layers.push(layer);
+            if hides_below {
+                break;
+            }
+        }
         comparison.directory(upper, "")?;
         Ok(comparison.changes)
     }
@@ -161,28 +170,34 @@ impl Comparison {
     fn below(&self, path: &[u8]) -> Result<Option<Inode>> {
         'layers: for layer in &self.layers {
             let mut inode = layer.root().map_err(Error::Damaged)?;
-            let mut hides = false;
+            let mut is_end = false;
             for part in path.split(|&byte| byte == b'/') {
                 if inode.file_type != FileType::Directory {
                     return Ok(None);
                 }
                 match layer.lookup(&inode, part).map_err(Error::Damaged)? {
-                    None if hides => return Ok(None),
+                    None if is_end => return Ok(None),
                     None => continue 'layers,
                     Some(found) if found.is_whiteout() => return Ok(None),
                     Some(found) => inode = found,
                 }
-                hides |= inode.file_type == FileType::Directory
-                    && layer
-                        .xattrs(&inode)
-                        .map_err(Error::Damaged)?
-                        .iter()
-                        .any(|(key, value)| key == OPAQUE && value == b"y");
+                is_end |= hides(layer, &inode)?;
             }
             return Ok(Some(inode));
         }
         Ok(None)
     }
+}
+
+/// Whether it is a directory that hides what is below it.
+fn hides(layer: &Reader<File>, inode: &Inode) -> Result<bool> {
+    if inode.file_type != FileType::Directory {
+        return Ok(false);
+    }
+    let xattrs = layer.xattrs(inode).map_err(Error::Damaged)?;
+    Ok(xattrs
+        .iter()
+        .any(|(key, value)| key == OPAQUE && value == b"y"))
 }
 
 fn is_opaque(dir: BorrowedFd<'_>, name: &OsStr) -> bool {

@@ -29,6 +29,8 @@ pub struct MakeOptions {
     pub keep_kinds: bool,
     /// Everything belongs to this user and group and not to those of the archive.
     pub owner: Option<(u32, u32)>,
+    /// Overlay's own marks are set too: the tree is to be a layer of one.
+    pub keep_overlay_marks: bool,
 }
 
 /// Makes entries.
@@ -243,7 +245,7 @@ impl<'r> Maker<'r> {
             entry::set_mode(parent, name, made.mode.into())?;
         }
         for (key, value) in &made.xattrs {
-            if key.starts_with(OVERLAY_XATTRS) {
+            if key.starts_with(OVERLAY_XATTRS) && !self.options.keep_overlay_marks {
                 continue;
             }
             match entry::set_xattr(&at, key, value) {

@@ -23,6 +23,8 @@ pub use lookup::{Found, look, open_directory, resolve};
 pub use make::{MakeOptions, Maker, unpack};
 pub use walk::{Walked, pack_path, pack_root, pack_upper, walk};
 
+/// The attribute of a directory that hides what is below, with `y` as its value.
+pub(crate) const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// Attributes that the overlay file system keeps for itself.
 const OVERLAY_XATTRS: &[u8] = b"trusted.overlay.";
 /// Length of a path in a tree, in bytes, as in Linux; also bounds how deep a walk goes.

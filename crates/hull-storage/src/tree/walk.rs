@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 
 use hull_os::entry;
 
-use super::{ELOOP, OVERLAY_XATTRS, PATH_BYTES_MAX, lookup};
+use super::{ELOOP, OPAQUE, OVERLAY_XATTRS, PATH_BYTES_MAX, lookup};
 use crate::error::{At, Error, Result};
 use crate::tar::{Entry, EntryKind, Timestamp, Writer};
 
 /// Bytes of an archive that are written at once.
 const OUTPUT_BYTES: usize = 256 << 10;
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 

@@ -159,6 +159,44 @@ fn a_mounted_layer_is_what_tar_unpacks_in_every_format() {
 }
 
 #[test]
+fn a_layer_in_a_plain_directory_is_what_tar_unpacks_too() {
+    let scratch = Scratch::new();
+    let tree = scratch.dir("tree");
+    make_tree(&tree);
+    // The marks of a layer that hides what is below.
+    fs::create_dir_all(tree.join("hidden")).unwrap();
+    fs::write(tree.join("hidden/.wh..wh..opq"), "").unwrap();
+    fs::write(tree.join("hidden/.wh.gone"), "").unwrap();
+    fs::write(tree.join(".wh..wh..opq"), "").unwrap();
+    let archive = scratch.path("archive.tar");
+    pack(
+        &tree,
+        &archive,
+        &[
+            "--format=posix",
+            "--xattrs",
+            "--xattrs-include=*",
+            "--sparse",
+        ],
+    );
+    let store = scratch.store("store");
+    let layer = ingest_file(&store, &archive);
+    let (of_image, of_plain) = (Mounts::new(&scratch), Mounts::plain(&scratch));
+    let image = of_image.mount(&store, &layer.diff_id);
+    let plain = of_plain.mount(&store, &layer.diff_id);
+    assert_same(&listing(&plain), &listing(&image));
+    assert_eq!(xattrs(&plain), xattrs(&image));
+    assert!(xattrs(&plain).contains("trusted.overlay.opaque"));
+    assert!(fs::write(plain.join("new"), "").is_err(), "only to be read");
+    assert!(of_plain.hides_below(&store, &layer.diff_id));
+    of_plain.release(&layer.diff_id);
+    assert_eq!(
+        fs::read_dir(scratch.path("plain/trees")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
 fn extraction_by_erofs_utils_and_their_own_image_agree() {
     let scratch = Scratch::new();
     let tree = scratch.dir("tree");

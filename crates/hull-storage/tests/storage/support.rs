@@ -55,13 +55,29 @@ pub(crate) struct Mounts(LayerMounts, PathBuf);
 impl Mounts {
     pub(crate) fn new(scratch: &Scratch) -> Self {
         let dir = scratch.dir("run");
-        Self(LayerMounts::open(&dir).unwrap(), dir)
+        Self(LayerMounts::open(&dir, &dir, None).unwrap(), dir)
+    }
+
+    /// Layers as plain directories, as where no file can be mounted.
+    pub(crate) fn plain(scratch: &Scratch) -> Self {
+        let dir = scratch.dir("plain");
+        let plain = LayerMounts::open(&dir, &dir, Some(Backing::Directory));
+        Self(plain.unwrap(), dir)
     }
 
     /// Mounts the image and returns the folder.
     pub(crate) fn mount(&self, store: &Store, layer: &Digest) -> PathBuf {
         let mounted = self.0.ensure(layer, &store.layer_path(layer)).unwrap();
         self.1.join("l").join(mounted.name)
+    }
+
+    pub(crate) fn hides_below(&self, store: &Store, layer: &Digest) -> bool {
+        let mounted = self.0.ensure(layer, &store.layer_path(layer)).unwrap();
+        mounted.hides_below
+    }
+
+    pub(crate) fn release(&self, layer: &Digest) {
+        self.0.release(layer);
     }
 
     /// From Linux 6.12 on, the file itself is mounted, with direct I/O: seen in the mount table,

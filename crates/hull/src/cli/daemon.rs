@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hull_engine::LayerBacking;
+
 use super::arguments::parse_int;
 use super::units::{parse_duration, ram_in_bytes};
 
@@ -242,6 +244,9 @@ pub(crate) struct DaemonOptions {
     /// Remove unused images, the longest unused first, while all take more; 0: never
     #[arg(long, value_name = "bytes", default_value = "0", value_parser = parse_bytes)]
     pub(crate) image_gc_size_max: u64,
+    /// How layers are mounted ("file" | "buffered" | "loop" | "directory"); default: the first that works
+    #[arg(long, value_name = "string", value_parser = parse_backing)]
+    pub(crate) layer_backing: Option<LayerBacking>,
     #[command(flatten)]
     pub(crate) network: DaemonNetworkOptions,
     #[command(flatten)]
@@ -348,6 +353,16 @@ pub(crate) struct DaemonTlsOptions {
 #[derive(Debug, Clone, Default)]
 struct IgnoredOptions {
     warnings: Vec<String>,
+}
+
+fn parse_backing(text: &str) -> Result<LayerBacking, String> {
+    match text {
+        "file" => Ok(LayerBacking::FileDirect),
+        "buffered" => Ok(LayerBacking::FileBuffered),
+        "loop" => Ok(LayerBacking::Loop),
+        "directory" => Ok(LayerBacking::Directory),
+        _ => Err(format!("no such way to mount layers: {text}")),
+    }
 }
 
 fn parse_pause(text: &str) -> Result<Duration, String> {
