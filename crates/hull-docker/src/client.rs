@@ -12,11 +12,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hull_engine::api::has_read_all;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// Seconds between two looks at whether a client that says nothing is still there.
 const VANISHED_CHECK_S: u64 = 2;
+
+/// Pause between two looks at whether the client has read an answer's head, and how many there are.
+const HEAD_LOOK_PAUSE: Duration = Duration::from_millis(1);
+const HEAD_LOOKS_MAX: u32 = 1000;
 
 /// One connection; clones are the same connection.
 #[derive(Debug, Clone)]
@@ -60,6 +65,23 @@ impl Client {
             if ready.map_or(true, |ready| ready.is_write_closed()) {
                 return;
             }
+        }
+    }
+
+    /// Waits, for a while, until the client has read all that was written to it.
+    ///
+    /// Some read the head of an answer through a buffer and then take the bare socket over
+    /// (docker-py does): what came with the head is lost to them. With dockerd it never does, since
+    /// that takes so much longer to have something to say.
+    pub(crate) async fn has_read_head(&self) {
+        let Stream::Unix(stream) = &*self.0 else {
+            return;
+        };
+        for _ in 0..HEAD_LOOKS_MAX {
+            if has_read_all(stream.as_fd()) {
+                return;
+            }
+            tokio::time::sleep(HEAD_LOOK_PAUSE).await;
         }
     }
 

@@ -17,7 +17,7 @@ use futures_util::stream;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
-use hull_engine::api::{Attached, LogLine, LogLines};
+use hull_engine::api::{Attached, Delivery, LogLine, LogLines};
 use hyper::ext::ReasonPhrase;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -63,16 +63,44 @@ pub(crate) enum Input {
 /// with bytes of it unread, would cut it off in the middle of what it still has to read.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How a client reads output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadAs {
+    /// Frames, each with the stream that it is of.
+    Frames,
+    /// The bytes of a terminal.
+    Bytes,
+}
+
+impl ReadAs {
+    /// As the engine gives it.
+    pub(crate) fn of(attached: &Attached) -> Self {
+        match attached.tty {
+            true => Self::Bytes,
+            false => Self::Frames,
+        }
+    }
+}
+
+/// Room for the header before bytes of a terminal that are to be framed.
+fn room(attached: &Attached, read_as: ReadAs) -> usize {
+    match attached.tty && read_as == ReadAs::Frames {
+        true => FRAME_HEADER_BYTES,
+        false => 0,
+    }
+}
+
 /// Joins the client with an attached stream.
-pub(crate) fn hijack(mut call: Call, attached: Attached, input: Input) -> Reply {
-    let media_type = media_type(attached.tty, call.minor);
+pub(crate) fn hijack(mut call: Call, attached: Attached, input: Input, read_as: ReadAs) -> Reply {
+    let media_type = media_type(read_as == ReadAs::Bytes, call.minor);
+    let room = room(&attached, read_as);
     if !call.wants_upgrade() {
-        return plain(call, attached, &input, media_type);
+        return plain(call, attached, &input, (media_type, room));
     }
     let upgrade = hyper::upgrade::on(&mut call.request);
     let place = call.place.clone();
     tokio::spawn(async move {
-        match relay(upgrade, attached, input).await {
+        match relay(upgrade, attached, input, room).await {
             Ok(()) => {}
             // Most often a client that closed its terminal.
             Err(cause) => tracing::debug!(%cause, "an attached stream ended early"),
@@ -95,7 +123,12 @@ pub(crate) fn hijack(mut call: Call, attached: Attached, input: Input) -> Reply 
 }
 
 /// For clients that cannot upgrade: output as the body of the answer, input from the request's.
-fn plain(call: Call, attached: Attached, input: &Input, media_type: &'static str) -> Reply {
+fn plain(
+    call: Call,
+    attached: Attached,
+    input: &Input,
+    (media_type, room): (&'static str, usize),
+) -> Reply {
     let (output, mut to_shim) = attached.stream.into_split();
     if matches!(input, Input::Wanted(_)) {
         let mut body = call.request.into_body();
@@ -116,28 +149,34 @@ fn plain(call: Call, attached: Attached, input: &Input, media_type: &'static str
         to_shim.forget();
     }
     let replay = (!attached.replay.is_empty()).then(|| Bytes::from(attached.replay));
-    let pieces = stream::unfold((output, replay), |(mut output, mut replay)| async move {
+    let from = (output, replay, attached.delivery);
+    let pieces = stream::unfold(from, move |(mut output, mut replay, delivery)| async move {
         if let Some(bytes) = replay.take() {
-            return Some((Ok(bytes), (output, replay)));
+            return Some((Ok(bytes), (output, replay, delivery)));
         }
         let mut buffer = BytesMut::with_capacity(RELAY_BYTES);
+        buffer.put_bytes(0, room);
         match output.read_buf(&mut buffer).await {
             Ok(0) => None,
             // It closed with input unread; all that it had to say came before.
             Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => None,
-            Ok(_) => Some((Ok(buffer.freeze()), (output, replay))),
-            Err(cause) => Some((Err(cause), (output, replay))),
+            Ok(_) => {
+                put_header(&mut buffer, room);
+                Some((Ok(buffer.freeze()), (output, replay, delivery)))
+            }
+            Err(cause) => Some((Err(cause), (output, replay, delivery))),
         }
     });
     reply(StatusCode::OK, media_type, Body::streamed(pieces))
 }
 
 /// A stream that only says something and ends: how a failed exec reports to its client.
-pub(crate) fn farewell(call: Call, text: &str, tty: bool) -> io::Result<Reply> {
+pub(crate) fn farewell(call: Call, text: &str, read_as: ReadAs) -> io::Result<Reply> {
     let (ours, theirs) = UnixStream::pair()?;
     drop(theirs);
     let mut said = BytesMut::new();
     let line = format!("{text}\r\n");
+    let tty = read_as == ReadAs::Bytes;
     if tty {
         said.put_slice(line.as_bytes());
     } else {
@@ -149,12 +188,19 @@ pub(crate) fn farewell(call: Call, text: &str, tty: bool) -> io::Result<Reply> {
             stream: ours,
             tty,
             replay: said.into(),
+            delivery: Delivery::default(),
         },
         Input::Unwanted,
+        read_as,
     ))
 }
 
-async fn relay(upgrade: OnUpgrade, attached: Attached, input: Input) -> io::Result<()> {
+async fn relay(
+    upgrade: OnUpgrade,
+    attached: Attached,
+    input: Input,
+    room: usize,
+) -> io::Result<()> {
     let upgraded = upgrade.await.map_err(io::Error::other)?;
     let parts = upgraded
         .downcast::<TokioIo<Client>>()
@@ -165,6 +211,7 @@ async fn relay(upgrade: OnUpgrade, attached: Attached, input: Input) -> io::Resu
         early: parts.read_buf,
         attached,
         input,
+        room,
     }
     .run()
     .await
@@ -176,6 +223,8 @@ struct Relay {
     early: Bytes,
     attached: Attached,
     input: Input,
+    /// See [`room`].
+    room: usize,
 }
 
 impl Relay {
@@ -185,16 +234,23 @@ impl Relay {
             early,
             attached,
             input,
+            room,
         } = self;
         let (mut from, mut to) = (client.clone(), client.clone());
         let (mut from_shim, to_shim) = attached.stream.into_split();
+        let delivery = attached.delivery;
         let output = async {
-            to.write_all(&attached.replay).await?;
-            match copy(&mut from_shim, &mut to).await {
+            if !attached.replay.is_empty() {
+                to.has_read_head().await;
+                to.write_all(&attached.replay).await?;
+            }
+            let copied = match copy_output(&mut from_shim, &mut to, room).await {
                 // The shim has closed and left input unread; all that it said was read.
                 Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => Ok(()),
                 copied => copied,
-            }
+            };
+            drop(delivery);
+            copied
         };
         let tty = attached.tty;
         let input = async {
@@ -301,6 +357,37 @@ async fn copy(
             return Ok(());
         }
         to.write_all(&buffer[..size]).await?;
+    }
+}
+
+/// Copies output until its end; each piece behind `room` bytes that become its frame's header.
+async fn copy_output(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut Client,
+    room: usize,
+) -> io::Result<()> {
+    let mut buffer = BytesMut::with_capacity(RELAY_BYTES);
+    let mut first = true;
+    loop {
+        buffer.clear();
+        buffer.put_bytes(0, room);
+        if from.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+        if std::mem::take(&mut first) {
+            to.has_read_head().await;
+        }
+        put_header(&mut buffer, room);
+        to.write_all(&buffer).await?;
+    }
+}
+
+/// Makes the first `room` bytes the header of what is behind them.
+fn put_header(piece: &mut [u8], room: usize) {
+    if room > 0 {
+        let size = u32::try_from(piece.len() - room).unwrap_or(u32::MAX);
+        piece[..4].copy_from_slice(&[1, 0, 0, 0]);
+        piece[4..room].copy_from_slice(&size.to_be_bytes());
     }
 }
 

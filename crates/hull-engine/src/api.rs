@@ -240,6 +240,27 @@ pub struct Attached {
     pub tty: bool,
     /// What was printed before, framed likewise, when it was asked for.
     pub replay: Vec<u8>,
+    /// To be dropped when all output has reached the client: a wait for the container's end is
+    /// answered after that.
+    pub delivery: Delivery,
+}
+
+/// Output on its way to a client.
+#[derive(Debug, Default)]
+pub struct Delivery(#[allow(dead_code, reason = "its end is what counts")] Option<Pending>);
+
+type Pending = tokio::sync::watch::Receiver<()>;
+
+impl Delivery {
+    pub(crate) fn new(pending: Pending) -> Self {
+        Self(Some(pending))
+    }
+}
+
+/// Whether a client has read all that was written to its unix socket.
+pub fn has_read_all(client: std::os::fd::BorrowedFd<'_>) -> bool {
+    // Where the kernel does not tell, there is nothing to wait for.
+    hull_os::socket::unread_by_peer(client).map_or(true, |bytes| bytes == 0)
 }
 
 /// Which log lines.
@@ -425,6 +446,8 @@ pub struct Image {
     pub content_bytes: u64,
     /// How many containers were made of it.
     pub containers: usize,
+    /// The image of the container that it was committed from, while that image is there.
+    pub parent: Option<Digest>,
 }
 
 /// What images take on the disk, as `du` counts it.

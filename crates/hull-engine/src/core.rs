@@ -226,7 +226,7 @@ impl Core {
         id: SandboxId,
         request: AttachRequest,
     ) -> Result<Vec<u8>> {
-        let Some(path) = self.log_file(spec, id) else {
+        let Some(path) = self.log_file(spec, id).filter(|path| path.exists()) else {
             return Ok(Vec::new());
         };
         let wanted = LogsRequest {

@@ -252,7 +252,10 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
         .transpose()?;
     let reference = reference.map(image::Reference::with_default_tag);
     let base = core.images.record(&container.spec.image)?;
-    let config = image_config(&container.spec, &base.config, &request)?;
+    let mut config = image_config(&container.spec, &base.config, &request)?;
+    // As Docker writes down where an image came from.
+    let origin = serde_json::Value::String(id.to_string());
+    config.other.insert("container".to_owned(), origin);
     // No layer goes away between here and the record that names it.
     let _sweep = core.images.sweep.clone().read_owned().await;
     let held = request.pause && handle.ask(|reply| Request::Hold { reply }).await?;
@@ -274,7 +277,8 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
             .map_err(|e| EngineError::step("write the image", e.kind(), e))
     });
     let record = record.await??;
-    let image = images::add(core, record, reference.as_slice()).await?;
+    let parent = Some(container.spec.image);
+    let image = images::add_child(core, record, reference.as_slice(), parent).await?;
     let named = reference.as_ref().map(image::Reference::familiar);
     core.publish_container(
         id,

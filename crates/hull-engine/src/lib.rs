@@ -342,6 +342,17 @@ impl Containers<'_> {
             .await
     }
 
+    /// Takes a link of the old kind away from the container that has it.
+    ///
+    /// # Errors
+    /// `NoSuchContainer`, also when it has no such link.
+    pub async fn unlink(&self, id: SandboxId, alias: &str) -> Result<()> {
+        let alias = alias.to_owned();
+        self.handle(id)?
+            .ask(|reply| Request::Unlink { alias, reply })
+            .await
+    }
+
     /// Registers a wait. It is registered when this returns, so a start after it is not missed.
     ///
     /// # Errors
@@ -360,7 +371,7 @@ impl Containers<'_> {
                 code: 0,
                 error: "the container is gone".to_owned(),
             };
-            end.await.unwrap_or_else(|_| gone())
+            end.over().await.unwrap_or_else(gone)
         })
     }
 

@@ -217,7 +217,7 @@ pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
             let end = handle
                 .ask(|reply| Request::Wait { condition, reply })
                 .await?;
-            drop(end.await);
+            drop(end.over().await);
             Ok(())
         };
         let limit = Duration::from_secs(patience.unsigned_abs()) + SHUTDOWN_GRACE;

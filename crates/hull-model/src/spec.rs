@@ -69,9 +69,21 @@ pub struct ContainerConfig {
     pub shell: Option<Vec<String>>,
     /// Build triggers; only carried.
     pub on_build: Vec<String>,
+    /// Hardware address on the main network as the client gave it for the container.
+    #[serde(default)]
+    pub mac_address: String,
 }
 
 impl ContainerConfig {
+    /// The exposed ports, each with its protocol; `exposed_ports` has them as the client wrote them.
+    pub fn exposed(&self) -> BTreeSet<String> {
+        let whole = |port: &String| match port.contains('/') {
+            true => port.clone(),
+            false => format!("{port}/tcp"),
+        };
+        self.exposed_ports.iter().map(whole).collect()
+    }
+
     /// The program and its arguments: entrypoint followed by command.
     pub fn args(&self) -> Vec<String> {
         self.entrypoint
@@ -134,6 +146,9 @@ pub struct HostConfig {
     pub publish_all_ports: bool,
     /// Name servers instead of the host's.
     pub dns: Vec<String>,
+    /// Whether the client gave a list of resolvers, if an empty one: `inspect` repeats it.
+    #[serde(default)]
+    pub dns_said: bool,
     /// Options of `resolv.conf`.
     pub dns_options: Vec<String>,
     /// Search domains of `resolv.conf`.
@@ -154,6 +169,15 @@ pub struct HostConfig {
     pub userns: NamespaceMode,
     /// Which isolation carries the image.
     pub isolation: Isolation,
+    /// Whether the client called the default isolation by its name, which `inspect` then shows.
+    #[serde(default)]
+    pub isolation_named: bool,
+    /// Processors and percent of them on another system than ours; only shown.
+    #[serde(default)]
+    pub cpu_count: i64,
+    /// See `cpu_count`.
+    #[serde(default)]
+    pub cpu_percent: i64,
     /// All capabilities, all devices, no masks, no filter.
     pub privileged: bool,
     /// The root file system cannot be written.

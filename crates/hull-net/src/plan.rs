@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hull_model::SandboxId;
-use hull_os::netlink::{Batch, LinkChange, Macvlan, MacvlanMode, Veth};
+use hull_os::netlink::{Batch, LinkChange, Macvlan, MacvlanMode, Veth, is_link_local};
 use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdict, link_key};
 
 use crate::forwarding::Both;
@@ -150,10 +150,13 @@ fn plan_inside(network: &Network, endpoint: &Endpoint) -> Vec<u8> {
     inside.into_bytes()
 }
 
-/// Requests for a sandbox's namespace that move its default routes.
-pub fn plan_routes(gateways: &[IpAddr]) -> Vec<u8> {
+/// Requests for a sandbox's namespace that move its default routes, each over its link.
+pub fn plan_routes(gateways: &[(String, IpAddr)]) -> Vec<u8> {
     let mut inside = Batch::new();
-    for gateway in gateways {
+    for (link, gateway) in gateways {
+        if is_link_local(gateway) {
+            inside.find_link(link);
+        }
         inside.set_default_route(*gateway);
     }
     inside.into_bytes()

@@ -332,6 +332,19 @@ pub fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(peer.pid.unsigned_abs())
 }
 
+/// How much of what was written to a unix stream its other end has not read yet; only whether it is
+/// 0 is exact, the kernel counts its own overhead with it.
+///
+/// # Errors
+/// What the kernel says.
+pub fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the pointer is valid for a write of an integer.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    check(result.into())?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Tells the peer that nothing more is sent.
 pub fn close_writing(socket: BorrowedFd<'_>) {
     // SAFETY: integers only. A failure means that the peer has gone already.
@@ -341,6 +354,16 @@ pub fn close_writing(socket: BorrowedFd<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_peer_has_not_read_is_known() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(unread_by_peer(ours.as_fd()).unwrap(), 0);
+        io::Write::write_all(&mut &ours, b"head").unwrap();
+        assert!(unread_by_peer(ours.as_fd()).unwrap() > 0);
+        io::Read::read_exact(&mut &theirs, &mut [0; 4]).unwrap();
+        assert_eq!(unread_by_peer(ours.as_fd()).unwrap(), 0);
+    }
 
     #[test]
     fn a_message_carries_its_descriptors() {

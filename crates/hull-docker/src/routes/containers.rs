@@ -1,6 +1,7 @@
 //! Containers: list, create, inspect and the verbs that change them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures_util::stream;
 use http::StatusCode;
@@ -19,6 +20,9 @@ use crate::wire::container::{
     CreateBody, Inspect, Sizes, Summary, WaitAnswer, WaitError, parse_name, shown_word,
 };
 use crate::wire::host_config::UpdateBody;
+
+/// How long a container may take to end after SIGKILL before its killer is answered.
+const KILL_WAIT: Duration = Duration::from_secs(10);
 
 const FILTERS: [&str; 16] = [
     "ancestor",
@@ -265,7 +269,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
     let body: CreateBody = call.json().await?;
     let request = CreateRequest {
         platform,
-        ..body.into_request(name)?
+        ..body.into_request(name, call.minor)?
     };
     let created = call.engine().containers().create(request).await?;
     let answer = CreateAnswer {
@@ -338,7 +342,15 @@ pub(super) async fn kill(call: Call) -> Answer {
         text => parse_signal(text)?,
     };
     let id = call.container()?;
-    match call.engine().containers().kill(id, signal).await {
+    let containers = call.engine().containers();
+    // Registered before, so that the end is not missed.
+    let ended = containers.wait(id, WaitCondition::NextExit).await?;
+    match containers.kill(id, signal).await {
+        // Who kills and then removes relies on it.
+        Ok(()) if signal == signal::KILL => {
+            drop(tokio::time::timeout(KILL_WAIT, ended).await);
+            Ok(no_content())
+        }
         Ok(()) => Ok(no_content()),
         Err(error @ EngineError::NotRunning(_)) => {
             let cause = ApiError::from(error);
@@ -430,7 +442,7 @@ pub(super) async fn wait(call: Call) -> Answer {
 
 pub(super) async fn remove(call: Call) -> Answer {
     if call.query.flag("link") {
-        return Err(ApiError::not_there("removing a link"));
+        return remove_link(&call).await;
     }
     let options = RemoveOptions {
         force: call.query.flag("force"),
@@ -442,6 +454,22 @@ pub(super) async fn remove(call: Call) -> Answer {
         Err(EngineError::StillLive { id, state }) => Err(still_live(&call, id, state)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// `/parent/alias`, a link of the old kind.
+async fn remove_link(call: &Call) -> Answer {
+    let name = call.name().trim_matches('/');
+    let Some((parent, alias)) = name.split_once('/') else {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "Conflict, cannot remove the default link name of the container",
+        ));
+    };
+    let containers = call.engine().containers();
+    containers
+        .unlink(containers.resolve(parent)?, alias)
+        .await?;
+    Ok(no_content())
 }
 
 fn still_live(call: &Call, id: SandboxId, state: &str) -> ApiError {

@@ -12,7 +12,7 @@ use crate::detach::DetachKeys;
 use crate::errors::ApiError;
 use crate::request::Call;
 use crate::router::Answer;
-use crate::stream::{Input, farewell, hijack};
+use crate::stream::{Input, ReadAs, farewell, hijack};
 use crate::wire::container::ExecInspect;
 use crate::wire::{OrZero, Words};
 
@@ -75,6 +75,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
 #[serde(rename_all = "PascalCase", default)]
 struct StartBody {
     detach: OrZero<bool>,
+    tty: OrZero<bool>,
     console_size: Option<(u16, u16)>,
 }
 
@@ -83,6 +84,12 @@ pub(super) async fn start(mut call: Call) -> Answer {
     let containers = call.engine().containers();
     let exec = containers.exec_inspect(call.name()).await?;
     let tty = exec.request.tty;
+    // How the client takes the output apart is what it says now; docker-py says nothing.
+    let read_as = if tty && body.tty.0 {
+        ReadAs::Bytes
+    } else {
+        ReadAs::Frames
+    };
     let size = body
         .console_size
         .filter(|_| tty && call.minor >= MINOR_CONSOLE_SIZE);
@@ -93,13 +100,13 @@ pub(super) async fn start(mut call: Call) -> Answer {
             } else {
                 Input::Unwanted
             };
-            Ok(hijack(call, attached, input))
+            Ok(hijack(call, attached, input, read_as))
         }
         Ok(None) => Ok(empty(StatusCode::OK)),
         Err(error) => match error {
             // Docker has taken over the connection by then, and says it in the stream.
             EngineError::StartFailed { text, .. } if !body.detach.0 => {
-                farewell(call, &exec_text(&text), tty).map_err(|cause| {
+                farewell(call, &exec_text(&text), read_as).map_err(|cause| {
                     EngineError::io("make a socket pair for a failed exec", cause).into()
                 })
             }
@@ -127,5 +134,5 @@ pub(super) async fn resize(call: Call) -> Answer {
 
 pub(super) async fn inspect(call: Call) -> Answer {
     let exec = call.engine().containers().exec_inspect(call.name()).await?;
-    json(&ExecInspect::show(&exec))
+    json(&ExecInspect::show(&exec, call.minor))
 }

@@ -33,6 +33,8 @@ const FILTERS: [&str; 7] = [
     "reference",
     "until",
 ];
+/// First version without `ContainerConfig`.
+const MINOR_NO_CONTAINER_CONFIG: ApiMinor = 45;
 /// First version without `VirtualSize`.
 const MINOR_NO_VIRTUAL_SIZE: ApiMinor = 44;
 /// First version that tells of an image's manifests.
@@ -66,6 +68,7 @@ pub(super) async fn list(call: Call) -> Answer {
         shared: call.query.flag("shared-size"),
         manifests: call.query.flag("manifests") && call.minor >= MINOR_MANIFESTS,
         descriptor: call.minor >= MINOR_DESCRIPTOR,
+        container_config: false,
     };
     let usage = match asked.shared {
         true => images.usage().await?.images,
@@ -159,6 +162,7 @@ pub(super) async fn inspect(call: Call) -> Answer {
         manifests: call.query.flag("manifests") && call.minor >= MINOR_DESCRIPTOR,
         descriptor: call.minor >= MINOR_DESCRIPTOR,
         shared: false,
+        container_config: call.minor < MINOR_NO_CONTAINER_CONFIG,
     };
     if platform.is_some() && asked.manifests {
         return Err(ApiError::invalid(

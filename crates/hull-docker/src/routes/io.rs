@@ -9,7 +9,7 @@ use crate::detach::DetachKeys;
 use crate::errors::ApiError;
 use crate::request::Call;
 use crate::router::Answer;
-use crate::stream::{Input, LineForm, frame_lines, hijack, media_type};
+use crate::stream::{Input, LineForm, ReadAs, frame_lines, hijack, media_type};
 use crate::time;
 
 pub(super) async fn attach(call: Call) -> Answer {
@@ -29,7 +29,8 @@ pub(super) async fn attach(call: Call) -> Answer {
     } else {
         Input::Unwanted
     };
-    Ok(hijack(call, attached, input))
+    let read_as = ReadAs::of(&attached);
+    Ok(hijack(call, attached, input, read_as))
 }
 
 pub(super) async fn logs(call: Call) -> Answer {

@@ -68,7 +68,7 @@ routes! {
     POST "/containers/{name}/attach" => io::attach;
     GET "/containers/{name}/attach/ws" => attach_websocket;
     POST "/containers/{name}/wait" => containers::wait;
-    DELETE "/containers/{name}" => containers::remove;
+    DELETE "/containers/{name..}" => containers::remove;
     GET "/containers/{name}/archive" => files::archive;
     HEAD "/containers/{name}/archive" => files::archive;
     PUT "/containers/{name}/archive" => files::archive;

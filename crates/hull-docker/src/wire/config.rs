@@ -86,21 +86,11 @@ impl From<Config> for ContainerConfig {
             labels: from_text_map(wire.labels),
             stop_signal: wire.stop_signal.0,
             stop_timeout_s: wire.stop_timeout,
-            exposed_ports: wire
-                .exposed_ports
-                .unwrap_or_default()
-                .into_keys()
-                .map(|port| {
-                    if port.contains('/') {
-                        port
-                    } else {
-                        format!("{port}/tcp")
-                    }
-                })
-                .collect(),
+            exposed_ports: wire.exposed_ports.unwrap_or_default().into_keys().collect(),
             healthcheck: wire.healthcheck.map(Healthcheck::from),
             shell: wire.shell.into_list(),
             on_build: wire.on_build.unwrap_or_default(),
+            mac_address: wire.mac_address.0,
         }
     }
 }
@@ -131,7 +121,7 @@ impl Config {
             working_dir: OrZero(config.working_dir.clone()),
             entrypoint: config.entrypoint.clone().into(),
             network_disabled: OrZero(false),
-            mac_address: OrZero::default(),
+            mac_address: OrZero(config.mac_address.clone()),
             on_build: null_if_empty(&config.on_build),
             labels: Some(to_text_map(&config.labels)),
             stop_signal: OrZero(config.stop_signal.clone()),
@@ -191,11 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn sets_take_any_value_and_ports_get_a_protocol() {
+    fn sets_take_any_value_and_ports_have_a_protocol() {
         let config =
             read(r#"{"Volumes":{"/a":null,"/b":{}},"ExposedPorts":{"80":{},"53/udp":{}}}"#);
         assert_eq!(config.volumes.len(), 2);
-        assert!(config.exposed_ports.contains("80/tcp") && config.exposed_ports.contains("53/udp"));
+        let shown = ["53/udp", "80"].map(str::to_owned);
+        assert_eq!(config.exposed_ports, shown.into());
+        let meant = ["53/udp", "80/tcp"].map(str::to_owned);
+        assert_eq!(config.exposed(), meant.into());
     }
 
     #[test]

@@ -10,11 +10,19 @@ use hull_model::state::State;
 use serde::{Deserialize, Serialize};
 
 use crate::errors::ApiError;
+use crate::request::ApiMinor;
 use crate::time::{self, rfc3339};
+use crate::wire::OrZero;
 use crate::wire::config::Config;
 use crate::wire::host_config::{HostConfig, network_word};
 use crate::wire::mount::WireMountPoint;
 use crate::wire::network::{EndpointRequest, EndpointSettings, NetworkSettings, show_endpoints};
+
+/// Exit code of an exec whose program is not there, and of one that cannot be executed; which was
+/// also that of the former in the versions before.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+const MINOR_NOT_FOUND: ApiMinor = 44;
 
 /// The storage driver's name in answers: what Docker calls an overlay with one upper directory.
 pub(crate) const STORAGE_DRIVER: &str = "overlay2";
@@ -27,6 +35,8 @@ pub(crate) struct CreateBody {
     config: Config,
     host_config: Option<HostConfig>,
     networking_config: Option<NetworkingConfig>,
+    /// Where docker-py says it.
+    runtime: OrZero<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -37,7 +47,11 @@ struct NetworkingConfig {
 
 impl CreateBody {
     /// The engine's request.
-    pub(crate) fn into_request(self, name: Option<String>) -> Result<CreateRequest, ApiError> {
+    pub(crate) fn into_request(
+        self,
+        name: Option<String>,
+        minor: ApiMinor,
+    ) -> Result<CreateRequest, ApiError> {
         let image = self.config.image.0.clone();
         if image.is_empty() {
             return Err(ApiError::invalid(
@@ -49,8 +63,9 @@ impl CreateBody {
             self.config.mac_address.0.clone(),
         );
         let config = ContainerConfig::from(self.config);
-        let mut host: hull_model::spec::HostConfig =
-            self.host_config.unwrap_or_default().try_into()?;
+        let host = self.host_config.unwrap_or_default();
+        let host = host.or_runtime(self.runtime.0).for_version(minor);
+        let mut host: hull_model::spec::HostConfig = host.try_into()?;
         if network_disabled {
             host.network = hull_model::spec::NetworkMode::None;
         }
@@ -423,9 +438,9 @@ fn ports(container: &Container) -> Vec<Port> {
         let same = |p: &PublishedPort| p.container_port == private && p.protocol.word() == protocol;
         container.ports.iter().any(same)
     };
-    let exposed = container.spec.config.exposed_ports.iter();
+    let exposed = container.spec.config.exposed().into_iter();
     let only_exposed = exposed
-        .filter_map(|port| split(port))
+        .filter_map(|port| split(&port))
         .filter(|(private, protocol)| !is_published(*private, protocol))
         .map(|(private, protocol)| Port {
             ip: String::new(),
@@ -496,8 +511,10 @@ struct ProcessConfig<'a> {
 }
 
 impl<'a> ExecInspect<'a> {
-    pub(crate) fn show(exec: &'a Exec) -> Self {
+    pub(crate) fn show(exec: &'a Exec, minor: ApiMinor) -> Self {
         let request = &exec.request;
+        let failed_to_start = exec.pid == 0 && exec.exit_code == Some(NOT_FOUND);
+        let old_client = minor < MINOR_NOT_FOUND;
         let (entrypoint, arguments) = request
             .cmd
             .split_first()
@@ -505,7 +522,10 @@ impl<'a> ExecInspect<'a> {
         Self {
             id: &exec.id,
             running: exec.running,
-            exit_code: exec.exit_code,
+            exit_code: match failed_to_start && old_client {
+                true => Some(NOT_EXECUTABLE),
+                false => exec.exit_code,
+            },
             process_config: ProcessConfig {
                 tty: request.tty,
                 entrypoint,
@@ -695,7 +715,7 @@ mod tests {
     fn request(body: Value) -> Result<CreateRequest, ApiError> {
         serde_json::from_value::<CreateBody>(body)
             .expect("valid")
-            .into_request(None)
+            .into_request(None, 41)
     }
 
     #[test]

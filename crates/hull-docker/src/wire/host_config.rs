@@ -15,6 +15,7 @@ use hull_model::spec::{
 use serde::{Deserialize, Serialize};
 
 use crate::errors::ApiError;
+use crate::request::ApiMinor;
 use crate::wire::mount::{Mount, parse_bind, parse_tmpfs, show_bind, show_tmpfs_map};
 use hull_engine::api::UpdateRequest;
 use hull_engine::{MASKED_PATHS, READONLY_PATHS};
@@ -25,6 +26,11 @@ use crate::wire::{OrZero, TextMap, Words, from_text_map, is_zero, null_if_empty,
 const LOG_DRIVER: &str = "json-file";
 /// Names of a runtime that mean ours: none, our own, and those that Docker's clients send for its default.
 const RUNTIMES: [&str; 4] = ["", RUNTIME, "runc", "io.containerd.runc.v2"];
+/// First versions in which a container's IPC and cgroup namespaces are its own by default.
+const MINOR_IPC_PRIVATE: ApiMinor = 40;
+const MINOR_CGROUPNS_PRIVATE: ApiMinor = 41;
+/// The isolation where nobody asks for one.
+const DEFAULT_ISOLATION: &str = "default";
 /// What `inspect` calls the runtime where nobody asked for one.
 const RUNTIME: &str = "hull";
 /// The host configuration as clients send it and as `inspect` shows it, in Docker's order.
@@ -47,7 +53,7 @@ pub(crate) struct HostConfig {
     cap_add: Words,
     cap_drop: Words,
     cgroupns_mode: OrZero<String>,
-    dns: OrZero<Vec<String>>,
+    dns: Option<Vec<String>>,
     dns_options: OrZero<Vec<String>>,
     dns_search: OrZero<Vec<String>>,
     extra_hosts: Option<Vec<String>>,
@@ -225,7 +231,8 @@ impl TryFrom<HostConfig> for HostSpec {
             network: network_mode(&wire.network_mode.0),
             port_bindings: read_port_bindings(wire.port_bindings.0),
             publish_all_ports: wire.publish_all_ports.0,
-            dns: wire.dns.0,
+            dns_said: wire.dns.is_some(),
+            dns: wire.dns.unwrap_or_default(),
             dns_options: wire.dns_options.0,
             dns_search: wire.dns_search.0,
             extra_hosts: wire.extra_hosts.unwrap_or_default(),
@@ -244,6 +251,9 @@ impl TryFrom<HostConfig> for HostSpec {
             )?,
             userns: namespace("user namespace", &wire.userns_mode.0, &["host"])?,
             isolation: isolation(&wire.isolation.0)?,
+            isolation_named: wire.isolation.0 == DEFAULT_ISOLATION,
+            cpu_count: rest.cpu_count.0,
+            cpu_percent: rest.cpu_percent.0,
             privileged: wire.privileged.0,
             readonly_rootfs: wire.readonly_rootfs.0,
             cap_add: wire.cap_add.into_list().unwrap_or_default(),
@@ -441,7 +451,7 @@ fn namespace_word(mode: &NamespaceMode, default: &str) -> String {
 
 fn isolation(word: &str) -> Result<Isolation, ApiError> {
     match word {
-        "" | "default" => Ok(Isolation::Container),
+        "" | DEFAULT_ISOLATION => Ok(Isolation::Container),
         "vm" => Ok(Isolation::Vm),
         _ => Err(ApiError::invalid(format!(
             "invalid isolation '{word}' on linux"
@@ -591,6 +601,28 @@ impl From<WireUlimit> for Ulimit {
 
 impl HostConfig {
     /// As `inspect` shows it.
+    /// With a runtime that was named elsewhere, unless one is named here.
+    pub(crate) fn or_runtime(mut self, runtime: String) -> Self {
+        if self.runtime.0.is_empty() {
+            self.runtime = OrZero(runtime);
+        }
+        self
+    }
+
+    /// With the defaults that clients of an older version of the API count on.
+    pub(crate) fn for_version(mut self, minor: ApiMinor) -> Self {
+        let defaults = [
+            (MINOR_IPC_PRIVATE, &mut self.ipc_mode, "shareable"),
+            (MINOR_CGROUPNS_PRIVATE, &mut self.cgroupns_mode, "host"),
+        ];
+        for (since, mode, before) in defaults {
+            if minor < since && mode.0.is_empty() {
+                *mode = before.into();
+            }
+        }
+        self
+    }
+
     /// With its links in Docker's form, `/target:/name/alias`.
     pub(crate) fn linked_by(mut self, name: &str) -> Self {
         for link in self.links.iter_mut().flatten() {
@@ -629,7 +661,7 @@ impl HostConfig {
             cap_add: null_if_empty(&host.cap_add).into(),
             cap_drop: null_if_empty(&host.cap_drop).into(),
             cgroupns_mode: OrZero(namespace_word(&host.cgroupns, "private")),
-            dns: OrZero(host.dns.clone()),
+            dns: host.dns_said.then(|| host.dns.clone()),
             dns_options: OrZero(host.dns_options.clone()),
             dns_search: OrZero(host.dns_search.clone()),
             extra_hosts: null_if_empty(&host.extra_hosts),
@@ -651,6 +683,7 @@ impl HostConfig {
             sysctls: text_map(&host.sysctls),
             runtime: or(&host.runtime, RUNTIME),
             isolation: OrZero(match host.isolation {
+                Isolation::Container if host.isolation_named => DEFAULT_ISOLATION.to_owned(),
                 Isolation::Container => String::new(),
                 Isolation::Vm => "vm".to_owned(),
             }),
@@ -731,6 +764,8 @@ fn show_resources(host: &HostSpec) -> WireResources {
         blkio_device_write_bps: throttle(BlkioLimit::WriteBps),
         blkio_device_read_iops: throttle(BlkioLimit::ReadIops),
         blkio_device_write_iops: throttle(BlkioLimit::WriteIops),
+        cpu_count: OrZero(host.cpu_count),
+        cpu_percent: OrZero(host.cpu_percent),
         cpu_period: OrZero(limits.cpu_period),
         cpu_quota: OrZero(limits.cpu_quota),
         cpu_realtime_period: OrZero(limits.cpu_realtime_period),

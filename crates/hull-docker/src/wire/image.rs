@@ -30,6 +30,9 @@ pub(crate) fn labels(image: &Image) -> Option<BTreeMap<String, String>> {
 pub(crate) struct Asked {
     /// It knows `VirtualSize`.
     pub(crate) old_client: bool,
+    /// It looks for the configuration of the container that an image was committed from; compose
+    /// 1.29 cannot do without.
+    pub(crate) container_config: bool,
     /// Sizes of layers that others have too, and counts of containers.
     pub(crate) shared: bool,
     /// One entry per platform.
@@ -46,7 +49,7 @@ pub(crate) struct Summary {
     created: i64,
     id: String,
     labels: Option<BTreeMap<String, String>>,
-    parent_id: &'static str,
+    parent_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     descriptor: Option<Descriptor>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -73,7 +76,7 @@ impl Summary {
             created: time::seconds(image.created_ns),
             id: image.id.to_string(),
             labels: labels(image),
-            parent_id: "",
+            parent_id: parent(image),
             descriptor: asked.descriptor.then(|| Descriptor::show(image)),
             manifests: manifests(image, asked),
             repo_digests: image.digests.clone(),
@@ -207,11 +210,13 @@ pub(crate) struct Inspect<'a> {
     id: String,
     repo_tags: &'a [String],
     repo_digests: &'a [String],
-    parent: &'static str,
+    parent: String,
     comment: &'a str,
     created: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    container: Option<&'static str>,
+    container: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    container_config: Option<Config>,
     docker_version: &'a str,
     author: &'a str,
     config: Config,
@@ -263,10 +268,11 @@ impl<'a> Inspect<'a> {
             id: image.id.to_string(),
             repo_tags: &image.tags,
             repo_digests: &image.digests,
-            parent: "",
+            parent: parent(image),
             comment,
             created: rfc3339(image.created_ns),
-            container: old_client.then_some(""),
+            container: asked.container_config.then(|| text(image, "container")),
+            container_config: asked.container_config.then(|| container_config(image)),
             docker_version: text(image, "docker_version"),
             author: text(image, "author"),
             config: image_config(image),
@@ -291,6 +297,17 @@ impl<'a> Inspect<'a> {
             manifests: manifests(image, asked),
         }
     }
+}
+
+fn parent(image: &Image) -> String {
+    image.parent.map_or_else(String::new, |id| id.to_string())
+}
+
+/// Of images that say nothing of a container, what their own containers get.
+fn container_config(image: &Image) -> Config {
+    let member = image.config.get("container_config");
+    let config = member.and_then(|member| serde_json::from_value(member.clone()).ok());
+    config.unwrap_or_else(|| image_config(image))
 }
 
 /// The `config` member, shown with all of Docker's fields.
@@ -397,6 +414,7 @@ mod tests {
             manifest_type: "m".into(),
             content_bytes: 6,
             containers: 2,
+            parent: None,
         }
     }
 

@@ -176,8 +176,8 @@ impl NetworkSettings {
         let runs = container.pid != 0;
         let mut ports = BTreeMap::new();
         if runs {
-            let exposed = container.spec.config.exposed_ports.iter();
-            ports = exposed.map(|port| (port.clone(), None)).collect();
+            let exposed = container.spec.config.exposed().into_iter();
+            ports = exposed.map(|port| (port, None)).collect();
             for port in &container.ports {
                 let key = format!("{}/{}", port.container_port, port.protocol);
                 let bindings: &mut Option<Vec<WirePortBinding>> = ports.entry(key).or_default();

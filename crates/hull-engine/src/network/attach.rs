@@ -140,9 +140,9 @@ impl Network {
             let link = hull_net::inner_link(endpoint.number);
             requests.extend(hull_net::plan_removal(&link));
         }
-        let gateways: Vec<IpAddr> = way_out(rest)
+        let gateways: Vec<(String, IpAddr)> = way_out(rest)
             .into_iter()
-            .map(|(_, gateway)| gateway)
+            .map(|(number, gateway)| (hull_net::inner_link(number), gateway))
             .collect();
         requests.extend(hull_net::plan_routes(&gateways));
         Ok(requests)

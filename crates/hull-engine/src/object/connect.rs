@@ -48,8 +48,20 @@ impl Owner {
     }
 
     /// Puts the container on a network.
-    pub(super) async fn connect(&mut self, to: &Arc<Network>, asked: EndpointSpec) -> Result<()> {
+    pub(super) async fn connect(
+        &mut self,
+        to: &Arc<Network>,
+        mut asked: EndpointSpec,
+    ) -> Result<()> {
         self.check_connect(to, &asked)?;
+        let main = self
+            .core
+            .network
+            .name_of(network::main_network(&self.spec.host.network));
+        if asked.mac_address.is_empty() && main == to.spec.name {
+            // Compose takes a container off its networks and puts it on again.
+            asked.mac_address.clone_from(&self.spec.config.mac_address);
+        }
         let before = port::target_of(&self.life.endpoints);
         let name = to.spec.name.clone();
         let mut record = self.record.clone();
@@ -217,6 +229,23 @@ impl Owner {
         self.settle_links();
         self.network_events("disconnect", &[endpoint]);
         removed
+    }
+
+    /// Takes back a link of the old kind.
+    pub(super) async fn unlink(&mut self, alias: &str) -> Result<()> {
+        let mut record = self.record.clone();
+        let links = &mut record.spec.host.links;
+        let before = links.len();
+        links.retain(|link| network::parse_link(link).1 != alias);
+        if links.len() == before {
+            let name = format!("{}/{alias}", self.spec.name);
+            return Err(EngineError::NoSuchContainer(name));
+        }
+        self.commit_record(record, self.life.links_changing).await?;
+        if self.life.state.is_live() {
+            self.write_hosts();
+        }
+        Ok(())
     }
 
     /// Writes down what was asked and, while it runs, what it has.

@@ -30,8 +30,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::api::{
-    AttachRequest, Attached, Change, Container, Endpoint, ExecRequest, Network, PublishRequest,
-    RemoveOptions, UpdateRequest, WaitCondition, Waited,
+    AttachRequest, Attached, Change, Container, Delivery, Endpoint, ExecRequest, Network,
+    PublishRequest, RemoveOptions, UpdateRequest, WaitCondition, Waited,
 };
 use crate::clock::now_ns;
 use crate::core::Core;
@@ -52,6 +52,8 @@ use crate::store::{Change as Write, Key, Recorded};
 const ATTACHMENTS_WAITING_MAX: usize = 16;
 /// How long the shim of a container that ended may take to clean up before we do it.
 const SHIM_END_WAIT: Duration = Duration::from_secs(10);
+/// How long an attached client may take to read what was printed before others are told of the end.
+const DELIVERY_WAIT: Duration = Duration::from_secs(1);
 /// How long the processes of a container may take to vanish after SIGKILL.
 const DISCARD_WAIT: Duration = Duration::from_secs(10);
 /// Pause before a removal that failed is tried again, the first time and at most.
@@ -191,9 +193,13 @@ pub(crate) enum Request {
         options: RemoveOptions,
         reply: Reply<()>,
     },
+    Unlink {
+        alias: String,
+        reply: Reply<()>,
+    },
     Wait {
         condition: WaitCondition,
-        reply: Reply<oneshot::Receiver<Waited>>,
+        reply: Reply<Waiting>,
     },
     Attach {
         request: AttachRequest,
@@ -277,6 +283,26 @@ struct Stopping {
     replies: Vec<Reply<Change>>,
 }
 
+/// What a wait is told by.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    end: oneshot::Receiver<Waited>,
+    deliveries: Option<Arc<watch::Sender<()>>>,
+}
+
+impl Waiting {
+    /// The end, after the clients that were attached have what was printed before it: who waits
+    /// reads what came meanwhile, as with dockerd.
+    pub(crate) async fn over(self) -> Option<Waited> {
+        let waited = self.end.await.ok();
+        if let Some(deliveries) = self.deliveries {
+            // A client that does not read keeps nobody else waiting.
+            drop(tokio::time::timeout(DELIVERY_WAIT, deliveries.closed()).await);
+        }
+        waited
+    }
+}
+
 /// The owner of one container.
 pub(crate) struct Owner {
     pub(super) core: Arc<Core>,
@@ -292,6 +318,8 @@ pub(crate) struct Owner {
     /// Sockets of its published ports.
     pub(super) open_ports: OpenPorts,
     pub(super) attachments: Vec<Attachment>,
+    /// Open as long as output of its process is on the way to a client.
+    deliveries: Arc<watch::Sender<()>>,
     pub(super) views: Views,
     /// How many readers of its files have it frozen.
     pub(super) held: u32,
@@ -356,6 +384,7 @@ impl Owner {
             name_servers: NameServers::default(),
             open_ports: OpenPorts::default(),
             attachments: Vec::new(),
+            deliveries: Arc::default(),
             views: Views::default(),
             held: 0,
             monitor: Monitor::default(),
@@ -426,6 +455,7 @@ impl Owner {
                 asked,
                 reply,
             } => answer(reply, self.connect(&network, asked).await),
+            Request::Unlink { alias, reply } => answer(reply, self.unlink(&alias).await),
             Request::Disconnect { network, reply } => {
                 answer(reply, self.disconnect(&network).await);
             }
@@ -979,7 +1009,14 @@ impl Owner {
     }
 
     async fn remove(&mut self, options: RemoveOptions, reply: Reply<()>) {
-        if !self.life.state.is_live() {
+        let restarting = matches!(
+            self.life.state,
+            State::Exited {
+                restarting: true,
+                ..
+            }
+        );
+        if !self.life.state.is_live() && (options.force || !restarting) {
             return answer(reply, self.begin_removal(options.volumes).await);
         }
         if !options.force {
@@ -1077,8 +1114,8 @@ impl Owner {
 
     // ---- wait, attach, resize
 
-    fn wait(&mut self, condition: WaitCondition) -> oneshot::Receiver<Waited> {
-        let (sender, receiver) = oneshot::channel();
+    fn wait(&mut self, condition: WaitCondition) -> Waiting {
+        let (sender, end) = oneshot::channel();
         let at_once = match (condition, self.life.state) {
             (
                 WaitCondition::NotRunning,
@@ -1100,7 +1137,12 @@ impl Owner {
                 self.waiters.push((condition, sender));
             }
         }
-        receiver
+        // Who waits attached for a start is no client that still reads.
+        let delivered = at_once.is_some() && !self.attachments.is_empty();
+        Waiting {
+            end,
+            deliveries: (!delivered).then(|| self.deliveries.clone()),
+        }
     }
 
     fn tell_waiters(&mut self, code: i32) {
@@ -1153,6 +1195,7 @@ impl Owner {
             stream: ours,
             tty,
             replay,
+            delivery: Delivery::new(self.deliveries.subscribe()),
         })
     }
 

@@ -15,7 +15,7 @@ use hull_sandbox::{Attachment, ExecId, ExecSpec, FailureKind, StartFailure};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::api::{Attached, Exec, ExecRequest};
+use crate::api::{Attached, Delivery, Exec, ExecRequest};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::object::container::{Owner, answer, stream_pair, to_json};
@@ -223,6 +223,7 @@ impl Owner {
                 stream: ours,
                 tty: request.tty,
                 replay: Vec::new(),
+                delivery: Delivery::default(),
             };
             (Some(attached), vec![attachment])
         };

@@ -109,6 +109,18 @@ impl Core {
     }
 }
 
+/// A container that never ran has the files that a start will write, empty, as in Docker.
+fn make_name_files(directory: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(directory)?;
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(directory.join(name))?;
+    }
+    Ok(())
+}
+
 /// What is mounted into a container and is there already.
 fn binds(spec: &ContainerSpec, names: &Path, volumes: &volume::Sources) -> Vec<Mount> {
     let mut mounts = translate::mounts(spec, names, volumes);
@@ -142,6 +154,10 @@ impl Owner {
             .jobs
             .run(Pool::Kernel, move || {
                 let (volumes, sources) = volume::InUse::new(&core, id, &spec)?;
+                if names == id {
+                    make_name_files(&core.container_dir(id))
+                        .map_err(|e| EngineError::io("make the files of names", e))?;
+                }
                 let mounts = binds(&spec, &core.container_dir(names), &sources);
                 let view = core.view_of_root(id, &layers, &mounts)?;
                 Ok::<_, EngineError>((view, volumes))

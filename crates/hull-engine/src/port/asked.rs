@@ -106,9 +106,9 @@ pub(crate) fn asked(spec: &ContainerSpec) -> Result<Vec<Asked>> {
         }
     }
     if spec.host.publish_all_ports {
-        let exposed = spec.config.exposed_ports.iter();
-        for port in exposed.filter(|port| !bindings.contains_key(*port)) {
-            all.push(parse_binding(port, &PortBinding::default())?);
+        let exposed = spec.config.exposed().into_iter();
+        for port in exposed.filter(|port| !bindings.contains_key(port)) {
+            all.push(parse_binding(&port, &PortBinding::default())?);
         }
     }
     if all.len() * 2 > PORTS_MAX {

@@ -27,7 +27,9 @@ use std::time::Duration;
 pub use dump::{Address, Link, Route};
 pub use events::Events;
 pub use message::Batch;
-pub use request::{Bridge, LinkChange, Macvlan, MacvlanMode, NETNS_FD_UNKNOWN, Veth, fill_netns};
+pub use request::{
+    Bridge, LinkChange, Macvlan, MacvlanMode, NETNS_FD_UNKNOWN, Veth, fill_netns, is_link_local,
+};
 
 pub(crate) use message::{
     HEADER_BYTES, Message, attribute, attributes, be32, messages, text, u16_at, u32_at,
@@ -456,6 +458,8 @@ pub(crate) mod tests {
                 .add_address(0, ip("fd00::1"), 64);
             batch.add_route(None, ip("10.0.0.2"));
             batch.add_route(Some((ip("10.9.0.0"), 16)), ip("10.0.0.3"));
+            // Known on its link only: the kernel refuses it without.
+            batch.set_default_route(ip("fe80::1001:1"));
             socket.execute(batch.as_bytes()).unwrap();
 
             let link = socket.link("br0").unwrap().unwrap();

@@ -31,6 +31,8 @@ const IFLA_MACVLAN_MODE: u16 = 1;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 /// Offset in a message of the link's number, the same for links and addresses.
 const LINK_INDEX_AT: usize = HEADER_BYTES + 4;
+/// Offset in a route's message of the link's number, when that is its first attribute.
+const ROUTE_LINK_AT: usize = HEADER_BYTES + 12 + 4;
 /// Bytes of `struct ifinfomsg`, which comes before a link's attributes.
 pub(super) const LINK_BYTES: usize = 16;
 
@@ -309,7 +311,8 @@ impl Batch {
         self.route(destination, gateway, EXCLUSIVE)
     }
 
-    /// Makes a gateway that of the default route of its family, whichever it was before.
+    /// Makes a gateway that of the default route of its family, whichever it was before. One that is
+    /// known on its link only is over the link of the last [`Batch::find_link`].
     pub fn set_default_route(&mut self, gateway: IpAddr) -> &mut Self {
         self.route(None, gateway, REPLACE)
     }
@@ -335,6 +338,10 @@ impl Batch {
             0,
         ];
         self.begin(libc::RTM_NEWROUTE, ACK | CREATE | flag, &fixed);
+        if is_link_local(&gateway) {
+            // First, where `fill_link` looks for it.
+            self.attribute_u32(libc::RTA_OIF, 0);
+        }
         if let Some((address, _)) = destination {
             self.attribute(libc::RTA_DST, &octets(&address));
         }
@@ -373,13 +380,26 @@ pub(super) fn send_part(batch: &[u8], requests_max: usize) -> (usize, usize) {
     }
 }
 
-/// Writes the number of the found link into the address requests that have none.
+/// Whether an address says nothing without its link.
+pub fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+/// Writes the number of the found link into the address and route requests that have none.
 pub(super) fn fill_link(part: &mut [u8], index: u32) {
     let mut at = 0;
     while let Some(length) = u32_at(part, at).filter(|l| *l as usize > LINK_INDEX_AT) {
-        let kind = super::u16_at(part, at + 4);
-        if kind == Some(libc::RTM_NEWADDR) && u32_at(part, at + LINK_INDEX_AT) == Some(0) {
-            part[at + LINK_INDEX_AT..at + LINK_INDEX_AT + 4].copy_from_slice(&index.to_ne_bytes());
+        let place = match super::u16_at(part, at + 4) {
+            Some(libc::RTM_NEWADDR) => Some(at + LINK_INDEX_AT),
+            Some(libc::RTM_NEWROUTE)
+                if super::u16_at(part, at + ROUTE_LINK_AT - 2) == Some(libc::RTA_OIF) =>
+            {
+                Some(at + ROUTE_LINK_AT)
+            }
+            _ => None,
+        };
+        if let Some(place) = place.filter(|place| u32_at(part, *place) == Some(0)) {
+            part[place..place + 4].copy_from_slice(&index.to_ne_bytes());
         }
         at += (length as usize).next_multiple_of(4);
     }

@@ -76,6 +76,16 @@ pub(crate) async fn add(
     record: ImageRecord,
     names: &[Reference],
 ) -> Result<Digest> {
+    add_child(core, record, names, None).await
+}
+
+/// The same for an image that was committed on another one.
+pub(crate) async fn add_child(
+    core: &Arc<Core>,
+    record: ImageRecord,
+    names: &[Reference],
+    parent: Option<Digest>,
+) -> Result<Digest> {
     let id = record.id;
     let by_digest = names
         .iter()
@@ -91,7 +101,9 @@ pub(crate) async fn add(
                     .sync_layer(&layer.diff_id)
                     .map_err(storage_error("sync a layer"))?;
             }
-            know(record, used_ns)
+            let mut known = know(record, used_ns)?;
+            known.parent = parent;
+            Ok::<_, EngineError>(known)
         })
         .await??;
     let _changing = core.images.changing.lock().await;

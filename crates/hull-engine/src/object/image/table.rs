@@ -29,6 +29,8 @@ pub(super) struct Known {
     pub(super) created_ns: i64,
     /// When it came or was last used for a container.
     pub(super) used_ns: i64,
+    /// What it was committed on.
+    pub(super) parent: Option<Digest>,
     /// The configuration as JSON.
     config: Arc<serde_json::Value>,
     /// What a container of it inherits.
@@ -77,6 +79,8 @@ pub(super) struct Stored {
     /// Nanoseconds since the epoch; 0 in records of the first version.
     #[serde(default)]
     pub(super) used_ns: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<Digest>,
 }
 
 /// Digests that somebody names.
@@ -102,7 +106,9 @@ impl ImageTable {
                         0 => now_ns(),
                         used_ns => used_ns,
                     };
-                    know(record, used_ns).map_err(|error| error.chain())
+                    let known = know(record, used_ns).map_err(|error| error.chain())?;
+                    let parent = stored.parent;
+                    Ok(Known { parent, ..known })
                 });
             match known {
                 Ok(known) => drop(tables.images.insert(id, known)),
@@ -216,7 +222,7 @@ impl ImageTable {
         let names = tables.names_of(&id);
         tables
             .known(&id, text)
-            .map(|known| view(&id, known, &names))
+            .map(|known| view(&tables, &id, known, &names))
     }
 
     pub(crate) fn list(&self) -> Vec<Image> {
@@ -229,7 +235,7 @@ impl ImageTable {
         let mut all: Vec<Image> = tables
             .images
             .iter()
-            .map(|(id, known)| view(id, known, names.get(id).unwrap_or(&none)))
+            .map(|(id, known)| view(&tables, id, known, names.get(id).unwrap_or(&none)))
             .collect();
         drop(tables);
         all.sort_by_key(|image| std::cmp::Reverse((image.created_ns, image.id)));
@@ -254,6 +260,7 @@ impl Stored {
             v: 1,
             manifest: known.record.manifest.digest,
             used_ns: known.used_ns,
+            parent: known.parent,
         }
     }
 }
@@ -356,6 +363,7 @@ pub(super) fn know(record: ImageRecord, used_ns: i64) -> Result<Known> {
             .and_then(logs::time_ns)
             .unwrap_or_default(),
         used_ns,
+        parent: None,
         defaults: Arc::new(defaults(&record.config.config)),
         config: Arc::new(config),
         record: Arc::new(record),
@@ -409,7 +417,7 @@ pub(super) fn familiar(name: &str) -> String {
         .map_or_else(|_| name.to_owned(), |name| name.familiar())
 }
 
-fn view(id: &Digest, known: &Known, names: &[(&str, Tagged)]) -> Image {
+fn view(tables: &Tables, id: &Digest, known: &Known, names: &[(&str, Tagged)]) -> Image {
     let (digests, tags): (Vec<_>, Vec<_>) = names.iter().partition(|(name, _)| name.contains('@'));
     let shown = |names: &[(&str, Tagged)]| names.iter().map(|(name, _)| familiar(name)).collect();
     let tagged_ns = tags.iter().map(|(_, tagged)| tagged.at_ns).max();
@@ -429,6 +437,9 @@ fn view(id: &Digest, known: &Known, names: &[(&str, Tagged)]) -> Image {
         manifest_type: record.manifest_type.clone(),
         content_bytes: content_bytes(record),
         containers: 0,
+        parent: known
+            .parent
+            .filter(|parent| tables.images.contains_key(parent)),
     }
 }
 
