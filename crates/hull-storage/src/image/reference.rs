@@ -126,7 +126,7 @@ impl Reference {
         let short = short.unwrap_or(&self.path);
         // A folder that looks like a domain would be read as one.
         match split_domain(short) {
-            (DEFAULT_DOMAIN, _) => short.to_owned(),
+            (DEFAULT_DOMAIN, path) if path == short => short.to_owned(),
             _ => self.name(),
         }
     }
@@ -281,6 +281,8 @@ mod tests {
         check("library/a/b", "docker.io/library/a/b", "library/a/b");
         check("docker.io/nginx", "docker.io/library/nginx", "nginx");
         check("index.docker.io/nginx", "docker.io/library/nginx", "nginx");
+        let folder = "docker.io/docker.io/a/b";
+        check(folder, folder, folder);
         check("localhost/x", "localhost/x", "localhost/x");
         check(
             "localhost:5000/x:y",
