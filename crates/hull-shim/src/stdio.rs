@@ -265,12 +265,15 @@ impl Stdio {
                 client.gone = true;
             }
         }
-        if self
-            .stdin
-            .as_ref()
-            .is_some_and(|fd| ready(fd.as_raw_fd()) != 0)
-        {
+        let events = self.stdin.as_ref().map_or(0, |fd| ready(fd.as_raw_fd()));
+        if events != 0 {
             self.flush_stdin();
+            // A terminal that every process has closed takes no more, but says no error either:
+            // its hanging up would be told at once by each wait to come.
+            if events & PollFd::HANG_UP != 0 && events & PollFd::WRITE == 0 {
+                self.stdin = None;
+                self.stdin_waiting = Vec::new();
+            }
         }
         self.read_clients(&ready, buffer);
         for stream in Stream::ALL {
