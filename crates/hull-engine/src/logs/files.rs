@@ -6,8 +6,9 @@
 //! soon as a compressed file's original is gone), which a compressed one has in its header. A lock on the
 //! directory, held for a few system calls, keeps the shim's renames and our look at them apart.
 
-use std::collections::VecDeque;
-use std::fs::{File, Metadata, TryLockError};
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsStr;
+use std::fs::{DirEntry, File, Metadata, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Take};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ const CHUNK_BYTES: usize = 128 << 10;
 /// A log line longer than this is damage: the shim cuts at 16 KiB, which escaping makes six times
 /// longer at most.
 const LINE_BYTES_MAX: usize = 1 << 20;
-/// Rotated files that are looked for.
-const ROTATED_MAX: u32 = 1000;
+/// What is behind the name of a compressed file.
+const COMPRESSED: &str = ".gz";
 
 /// What a file is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,21 +72,32 @@ pub(super) struct Part {
 pub(super) fn all(path: &Path) -> io::Result<VecDeque<Part>> {
     let _names = lock_names(path)?;
     let mut parts = VecDeque::new();
-    for number in 0..ROTATED_MAX {
+    for number in numbers(path)? {
         let plain = numbered(path, number);
         let part = match File::open(&plain) {
             Ok(file) => Part::plain(file)?,
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) => match File::open(packed(&plain)) {
-                Ok(file) => Part::packed(file)?,
-                // A newest one that is not there yet is no end.
-                Err(_) if number == 0 => continue,
-                Err(_) => break,
-            },
+            Err(_) => Part::packed(File::open(packed(&plain))?)?,
         };
         parts.push_front(part);
     }
     Ok(parts)
+}
+
+/// The numbers that there are, smallest first. Not every one: a shim that was killed between two of
+/// its renames has left one out.
+fn numbers(path: &Path) -> io::Result<BTreeSet<u32>> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let number = |entry: io::Result<DirEntry>| {
+        let found = entry.ok()?.file_name();
+        let rest = found.to_str()?.strip_prefix(name)?;
+        match rest.strip_suffix(COMPRESSED).unwrap_or(rest) {
+            "" => Some(0),
+            numbered => numbered.strip_prefix('.')?.parse().ok(),
+        }
+    };
+    Ok(std::fs::read_dir(directory)?.filter_map(number).collect())
 }
 
 /// The files that are newer than one that was open.
@@ -299,7 +311,11 @@ pub(crate) fn compress(path: &Path) -> io::Result<()> {
         Err(TryLockError::WouldBlock) => return Ok(()),
         Err(TryLockError::Error(error)) => return Err(error),
     }
-    for number in (1..ROTATED_MAX).rev() {
+    for number in numbers(path)?
+        .into_iter()
+        .rev()
+        .filter(|&number| number > 0)
+    {
         let Ok(plain) = File::open(numbered(path, number)) else {
             continue;
         };
@@ -325,7 +341,7 @@ fn pack(mut plain: File, to: &File, identity: Identity) -> io::Result<()> {
 /// Gives the compressed file the name of the plain one, wherever that is by now.
 fn put_in_place(path: &Path, identity: Identity, target: &Path) -> io::Result<()> {
     let _names = lock_names(path)?;
-    for number in 1..ROTATED_MAX {
+    for number in numbers(path)?.into_iter().filter(|&number| number > 0) {
         let plain = numbered(path, number);
         let found = plain
             .metadata()
@@ -353,7 +369,7 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
 
 fn packed(plain: &Path) -> PathBuf {
     let mut name = plain.as_os_str().to_owned();
-    name.push(".gz");
+    name.push(COMPRESSED);
     PathBuf::from(name)
 }
 
@@ -452,6 +468,20 @@ mod tests {
                 assert_eq!((lines.len(), lines[0].as_str()), (count, first), "{tail:?}");
             }
             assert!(log.texts(Some(0)).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_left_out_hides_nothing() {
+        let log = Log::new("gap");
+        log.write(5, 0..4);
+        log.write(3, 4..10);
+        log.write(0, 10..15);
+        for _ in 0..2 {
+            assert_eq!(log.texts(None).len(), 15);
+            assert_eq!(log.texts(Some(12))[0], "3");
+            compress(&log.path).expect("compress");
+            assert!(packed(&numbered(&log.path, 5)).exists());
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use hull_os::process;
 use hull_plan::plan;
@@ -15,6 +16,8 @@ use crate::stdio::Stream;
 
 /// Bytes that are gathered before they are written.
 const GATHER_BYTES: usize = 32 << 10;
+/// Bytes that are looked at together for the end of the last whole line.
+const TAIL_BYTES: usize = 512;
 /// What the daemon puts behind the name of a file that it compressed.
 const COMPRESSED: &str = ".gz";
 
@@ -52,7 +55,24 @@ impl File {
             gathered_lines: 0,
         };
         file.open_newest()?;
+        file.take_back_torn_line()?;
         Ok(file)
+    }
+
+    /// A shim that was killed while it wrote has left a line without its end, which would tear the
+    /// next one.
+    fn take_back_torn_line(&mut self) -> io::Result<()> {
+        let Some(fd) = self.file.take() else {
+            return Ok(());
+        };
+        let file = std::fs::File::from(fd);
+        let whole = whole_lines(&file, self.size)?;
+        if whole < self.size {
+            file.set_len(whole)?;
+            self.size = whole;
+        }
+        self.file = Some(file.into());
+        Ok(())
     }
 
     /// Gathers a line; returns how many were dropped.
@@ -99,7 +119,7 @@ impl File {
     }
 
     fn open_newest(&mut self) -> io::Result<()> {
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND;
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_APPEND;
         let name = crate::c_string(self.name.clone())?;
         let fd = process::open(self.dir.as_fd(), &name, flags, 0o640)?;
         let file = std::fs::File::from(fd);
@@ -184,6 +204,22 @@ impl File {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Bytes of a file up to the end of its last whole line.
+fn whole_lines(file: &std::fs::File, size: u64) -> io::Result<u64> {
+    let mut piece = [0; TAIL_BYTES];
+    let mut end = size;
+    while end > 0 {
+        let from = end.saturating_sub(TAIL_BYTES as u64);
+        let piece = &mut piece[..usize::try_from(end - from).unwrap_or(TAIL_BYTES)];
+        file.read_exact_at(piece, from)?;
+        if let Some(at) = piece.iter().rposition(|&byte| byte == b'\n') {
+            return Ok(from + at as u64 + 1);
+        }
+        end = from;
+    }
+    Ok(0)
 }
 
 /// What follows the text of a line.
@@ -325,6 +361,24 @@ mod tests {
         ] {
             assert_eq!(rfc3339(at_ns), expected);
         }
+    }
+
+    #[test]
+    fn a_torn_line_is_no_whole_one() {
+        let path = std::env::temp_dir().join(format!("hull-shim-log-{}", std::process::id()));
+        let check = |text: &str, whole: usize| {
+            std::fs::write(&path, text).unwrap();
+            let file = std::fs::File::open(&path).unwrap();
+            let found = whole_lines(&file, text.len() as u64).unwrap();
+            assert_eq!(found, whole as u64, "{}", text.len());
+        };
+        check("", 0);
+        check("torn", 0);
+        check("whole\n", 6);
+        check("whole\ntorn", 6);
+        check(&format!("whole\n{}", "x".repeat(3000)), 6);
+        check(&format!("{}\n", "x".repeat(3000)), 3001);
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
