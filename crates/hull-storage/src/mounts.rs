@@ -4,6 +4,7 @@
 //! <run>/l/<n>       the mount of one layer; short names, because old kernels want all of
 //!                   them in one page of options
 //! <run>/l/<n>.id    its diff id in hex, written before the mount
+//! <run>/l/points    what every container mounts something on, below all layers
 //! ```
 //!
 //! How a file is mounted is probed once per data root: as it is with direct I/O, as it is, or
@@ -17,6 +18,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +29,11 @@ use hull_os::mount::{self, Attributes, Filesystem};
 
 use crate::plain::Trees;
 use crate::tree;
+
+/// The name of the directory with the mount points.
+const POINTS: &str = "points";
+const POINT_DIRECTORIES: [&str; 5] = ["", "dev", "etc", "proc", "sys"];
+const POINT_FILES: [&str; 3] = ["etc/hostname", "etc/hosts", "etc/resolv.conf"];
 
 /// How a layer file becomes a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +129,7 @@ pub struct LayerMounts {
     directory: PathBuf,
     trees: Trees,
     ways: Vec<Backing>,
+    points: Mounted,
     table: Mutex<Table>,
 }
 
@@ -154,12 +162,20 @@ impl LayerMounts {
                 None => forget(&directory, &number.to_string()),
             }
         }
+        let points = make_points(&directory).map_err(prepare)?;
         Ok(Self {
             directory,
             trees: Trees::open(data_root.join("trees")),
             ways: way.map_or(Backing::ALL.to_vec(), |way| vec![way]),
+            points,
             table: Mutex::new(table),
         })
+    }
+
+    /// A directory with what every container mounts something on, as the lowest layer of its root.
+    /// What an image lacks of it would else be made in each container, and show as its change.
+    pub fn points(&self) -> &Mounted {
+        &self.points
     }
 
     /// The folder in which the mounts have their names.
@@ -324,6 +340,28 @@ impl LayerMounts {
         mount::attach(root.as_fd(), target.as_fd())?;
         Ok(root)
     }
+}
+
+fn make_points(directory: &Path) -> io::Result<Mounted> {
+    let points = directory.join(POINTS);
+    for name in POINT_DIRECTORIES {
+        let path = points.join(name);
+        fs::create_dir_all(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    for name in POINT_FILES {
+        let path = points.join(name);
+        if !path.exists() {
+            File::create(&path)?;
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    }
+    let root = mount::open_directory(&CString::new(points.as_os_str().as_bytes())?)?;
+    Ok(Mounted {
+        root: Arc::new(root),
+        name: POINTS.to_owned(),
+        hides_below: false,
+    })
 }
 
 fn mount_image(way: Backing, image: &Path) -> io::Result<OwnedFd> {

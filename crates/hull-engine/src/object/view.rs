@@ -62,9 +62,10 @@ impl Views {
 }
 
 impl Core {
-    /// The mounted layers of a root, from its digests, the lowest first.
+    /// The layers of a root, from its digests, the lowest first; below them the mount points.
     pub(crate) fn lowers(&self, layers: &[Digest]) -> Result<Lowers> {
-        let mounted = self.mounted(layers)?;
+        let mut mounted = self.mounted(layers)?;
+        mounted.push(self.mounts.points().clone());
         let (roots, names) = mounted.into_iter().map(|m| (m.root, m.name)).unzip();
         if self.lowers_by_descriptor {
             Ok(Lowers::Descriptors(roots))
