@@ -13,7 +13,7 @@ use hull_model::ErrorKind;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::client::Client;
 use crate::router;
@@ -63,6 +63,8 @@ pub struct ServeConfig {
     pub insecure_registries: Vec<String>,
     /// Whether the daemon logs at debug level.
     pub debug: bool,
+    /// Told of each answer.
+    pub answered: Arc<Notify>,
 }
 
 /// Why serving ended early.
@@ -217,7 +219,11 @@ async fn converse(
 ) {
     let service = service_fn(move |request| {
         let (app, place) = (app.clone(), place.clone());
-        async move { Ok::<_, Infallible>(router::answer(app, request, place).await) }
+        async move {
+            let answer = router::answer(app.clone(), request, place).await;
+            app.config.answered.notify_one();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .half_close(true)
