@@ -18,7 +18,6 @@ mod client;
 mod detach;
 mod download;
 mod errors;
-mod fetch;
 mod filter;
 mod host;
 mod query;

@@ -70,6 +70,7 @@ impl Edge {
             },
             registries: hull_engine::RegistryOptions::default(),
             downloads_max: 0,
+            uploads_max: 0,
             image_gc: hull_engine::ImageGc::default(),
             layer_backing: None,
         })

@@ -771,6 +771,8 @@ pub enum Transfer {
         /// Whether anything changed.
         newer: bool,
     },
+    /// Of an image that came by an index, only the platform that is here is sent.
+    OnePlatform,
     /// A tag was sent.
     Pushed {
         /// Which.

@@ -277,8 +277,11 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
             .map_err(|e| EngineError::step("write the image", e.kind(), e))
     });
     let record = record.await??;
-    let parent = Some(container.spec.image);
-    let image = images::add_child(core, record, reference.as_slice(), parent).await?;
+    let origin = images::Origin {
+        parent: Some(container.spec.image),
+        ..images::Origin::default()
+    };
+    let image = images::add_from(core, record, reference.as_slice(), origin).await?;
     let named = reference.as_ref().map(image::Reference::familiar);
     core.publish_container(
         id,

@@ -9,8 +9,8 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use hull_model::limits::{
-    DISK_JOBS_MAX, DOWNLOADS_MAX, FILE_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX,
-    PLACES_FOR_CLIENTS,
+    DISK_JOBS_MAX, FILE_JOBS_MAX, JOBS_WAITING_MAX, KERNEL_JOBS_MAX, PLACES_FOR_CLIENTS,
+    TRANSFERS_MAX,
 };
 use hull_os::crash;
 use tokio::sync::Semaphore;
@@ -66,7 +66,7 @@ impl Jobs {
     pub(crate) fn new() -> Self {
         Self {
             disk: Places::new(DISK_JOBS_MAX),
-            download: Places::new(DOWNLOADS_MAX),
+            download: Places::new(TRANSFERS_MAX),
             kernel: Places::new(KERNEL_JOBS_MAX),
             files: Places::new(FILE_JOBS_MAX),
         }

@@ -82,6 +82,8 @@ pub struct EngineConfig {
     pub registries: RegistryOptions,
     /// Layers that are fetched at the same time; 0: the usual number.
     pub downloads_max: usize,
+    /// Layers of one push that are sent at the same time; 0: the usual number.
+    pub uploads_max: usize,
     /// When images go that nobody uses; default: never.
     pub image_gc: ImageGc,
     /// How layers are mounted; none: the best way that works.
@@ -770,6 +772,14 @@ impl Images<'_> {
         progress: mpsc::Sender<Progress>,
     ) -> Result<()> {
         object::image::import_docker(self.0, root, progress).await
+    }
+
+    /// Begins to read what is at an address, for an import.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    pub async fn download(&self, address: &str) -> Result<Box<dyn std::io::Read + Send>> {
+        object::image::download(self.0, address).await
     }
 
     /// Makes an image of one root file system; returns its id.

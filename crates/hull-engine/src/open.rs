@@ -104,6 +104,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         cgroups,
         config,
     });
+    image::after_boot(&core, &contents).await?;
     recover::containers(&core, &contents).await?;
     image::sweep_at_start(&core).await;
     image::collect_forever(&core);

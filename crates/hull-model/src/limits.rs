@@ -49,6 +49,8 @@ pub const FILE_JOBS_MAX: usize = 16;
 pub const DOWNLOADS_MAX: usize = 3;
 /// Layers that are sent at the same time, where nobody said otherwise, as in Docker.
 pub const UPLOADS_MAX: usize = 5;
+/// Layers on their way at the same time in either direction, whatever was asked for.
+pub const TRANSFERS_MAX: usize = 16;
 /// Blocking jobs in the kernel (mounts, cgroups, links) at the same time.
 pub const KERNEL_JOBS_MAX: usize = 8;
 /// Places in each pool that work of the engine's own (one job for each container that ended, is found

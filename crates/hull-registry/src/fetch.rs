@@ -183,7 +183,7 @@ impl Repository {
             .map(|head| head.is_some())
     }
 
-    /// The digest and size that a manifest has, without reading it; none when there is none.
+    /// Whether a manifest is there, at the registry itself.
     ///
     /// # Errors
     /// When the registry does not say.

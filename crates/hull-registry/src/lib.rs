@@ -20,6 +20,7 @@ pub mod challenge;
 
 mod auth;
 mod connection;
+mod download;
 mod error;
 mod fetch;
 mod hosts;
@@ -30,9 +31,10 @@ mod tls;
 mod url;
 
 pub use auth::Credential;
+pub use download::download;
 pub use error::{Error, Reason, Result};
 pub use fetch::{Fetched, MANIFEST_BYTES_MAX, MANIFEST_TYPES, TAGS_MAX};
 pub use hosts::{Hosts, HostsError, Proxies, RegistryOptions};
-pub use push::{Source, Uploaded};
+pub use push::{Referrer, Source, Uploaded};
 pub use registry::{Access, Login, Registry, Repository};
 pub use stream::{BlobStream, Pieces};

@@ -16,16 +16,80 @@ use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hull_model::Digest;
 use hyper::body::{Frame, Incoming};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::connection::RequestBody;
 use crate::error::{Error, Result};
-use crate::fetch::nobody;
+use crate::fetch::{MANIFEST_TYPES, nobody};
 use crate::registry::{ATTEMPTS_MAX, Ask, Repository, Server, backoff, good, request};
 use crate::stream::Pieces;
 use crate::url::Url;
 
 /// A blob of so many bytes is sent in a way that can be gone on with.
 const RESUMABLE_BYTES_MIN: u64 = 4 << 20;
+
+/// What a registry says that knows referrers.
+const SUBJECT: &str = "oci-subject";
+
+/// Points to a manifest that refers to another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referrer {
+    /// What it is.
+    pub media_type: String,
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is attached by it: a signature, a list of contents.
+    pub artifact_type: String,
+    /// What it refers to; none: it is found by the index that names it.
+    pub subject: Option<Digest>,
+}
+
+/// The index under the tag that older registries have instead of a list.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Referrers {
+    schema_version: u32,
+    media_type: String,
+    manifests: Vec<Value>,
+}
+
+impl Default for Referrers {
+    fn default() -> Self {
+        Self {
+            schema_version: 2,
+            media_type: MANIFEST_TYPES[0].to_owned(),
+            manifests: Vec::new(),
+        }
+    }
+}
+
+impl Referrers {
+    /// Names one more; says whether it was not there.
+    fn name(&mut self, referrer: &Referrer) -> bool {
+        let digest = Value::String(referrer.digest.to_string());
+        if self
+            .manifests
+            .iter()
+            .any(|m| m.get("digest") == Some(&digest))
+        {
+            return false;
+        }
+        let mut entry = json!({
+            "mediaType": referrer.media_type,
+            "digest": digest,
+            "size": referrer.size,
+        });
+        if !referrer.artifact_type.is_empty() {
+            entry["artifactType"] = Value::String(referrer.artifact_type.clone());
+        }
+        self.manifests.push(entry);
+        true
+    }
+}
 
 /// Gives the bytes of a blob from an offset on; may be called again after a broken upload.
 pub type Source = Arc<dyn Fn(u64) -> Pieces + Send + Sync>;
@@ -87,11 +151,57 @@ impl Repository {
         }
     }
 
-    /// Stores a manifest or index under a tag or its digest.
+    /// Brings in a blob that is at hand.
+    ///
+    /// # Errors
+    /// As [`Repository::upload`].
+    pub async fn put_blob(&self, digest: &Digest, bytes: Bytes) -> Result<Uploaded> {
+        let size = bytes.len() as u64;
+        let source: Source = Arc::new(move |offset| {
+            let (sender, pieces) = mpsc::channel(1);
+            let from = usize::try_from(offset)
+                .unwrap_or(bytes.len())
+                .min(bytes.len());
+            // There is a place for it, and whoever reads it holds the other end.
+            let _ = sender.try_send(Ok(bytes.slice(from..)));
+            pieces
+        });
+        let unseen: Arc<dyn Fn(u64) + Send + Sync> = Arc::new(|_| {});
+        self.upload(digest, size, None, &source, &unseen).await
+    }
+
+    /// Stores a manifest that refers to another one, so that both registries that list referrers
+    /// themselves and older ones, by a tag made of the digest, know of it.
+    ///
+    /// # Errors
+    /// As [`Repository::put_manifest`].
+    pub async fn put_referrer(&self, referrer: &Referrer, bytes: Bytes) -> Result<()> {
+        let digest = referrer.digest.to_string();
+        let kind = &referrer.media_type;
+        let known = self.put_manifest(&digest, kind, bytes).await?;
+        let Some(subject) = referrer.subject.filter(|_| !known) else {
+            return Ok(());
+        };
+        let tag = format!("sha256-{}", subject.hex());
+        let mut index = match self.manifest(&tag).await {
+            Ok(fetched) => serde_json::from_slice(&fetched.bytes).unwrap_or_default(),
+            Err(Error::Refused { .. }) => Referrers::default(),
+            Err(error) => return Err(error),
+        };
+        if !index.name(referrer) {
+            return Ok(());
+        }
+        let index = serde_json::to_vec(&index).unwrap_or_default();
+        let put = self.put_manifest(&tag, MANIFEST_TYPES[0], Bytes::from(index));
+        put.await.map(drop)
+    }
+
+    /// Stores a manifest or index under a tag or its digest; says whether the registry will list it
+    /// among the referrers of what it refers to.
     ///
     /// # Errors
     /// `Denied`, `Unauthenticated`, or what the registry has against it.
-    pub async fn put_manifest(&self, reference: &str, kind: &str, bytes: Bytes) -> Result<()> {
+    pub async fn put_manifest(&self, reference: &str, kind: &str, bytes: Bytes) -> Result<bool> {
         let server = self.servers().last().ok_or_else(nobody)?;
         let url = self.url(server, &format!("manifests/{reference}")).await?;
         let mut ask = Ask::new(Method::PUT, url, &self.scope).header(CONTENT_TYPE, kind);
@@ -100,7 +210,8 @@ impl Repository {
         loop {
             let put = async {
                 let response = self.inner.client.ask(Some(server), &ask).await?;
-                good(response, &ask).await.map(drop)
+                let response = good(response, &ask).await?;
+                Ok::<_, Error>(response.headers().contains_key(SUBJECT))
             };
             match put.await {
                 // The same bytes under the same name: twice is once.

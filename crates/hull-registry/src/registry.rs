@@ -173,7 +173,11 @@ impl Client {
     }
 
     /// One attempt, with its redirects and one new token.
-    async fn follow(&self, server: Option<&Server>, ask: &Ask<'_>) -> Result<Response<Incoming>> {
+    pub(crate) async fn follow(
+        &self,
+        server: Option<&Server>,
+        ask: &Ask<'_>,
+    ) -> Result<Response<Incoming>> {
         let mut url = ask.url.clone();
         let mut authenticated = false;
         let mut redirects = 0;

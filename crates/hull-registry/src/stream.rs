@@ -35,7 +35,7 @@ const STALL_BYTES: u64 = 1 << 10;
 /// What must have come for the count of failures to begin anew, in bytes.
 const PROGRESS_BYTES: u64 = 64 << 10;
 /// Pieces that wait for whoever reads them: with the size of a read this bounds the memory.
-const PIECES_MAX: usize = 16;
+pub(crate) const PIECES_MAX: usize = 16;
 /// A blob of so many bytes is fetched by several connections.
 const SEGMENTED_BYTES_MIN: u64 = 64 << 20;
 /// Bytes of one segment; so many are in memory per connection at most.
@@ -49,13 +49,13 @@ const SEGMENT_PIECES_MAX: usize = 4096;
 pub type Pieces = mpsc::Receiver<Result<Bytes>>;
 
 /// Watches that something comes while we wait for it.
-struct Watch {
+pub(crate) struct Watch {
     waited: Duration,
     bytes: u64,
 }
 
 impl Watch {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             waited: Duration::ZERO,
             bytes: 0,
@@ -63,7 +63,10 @@ impl Watch {
     }
 
     /// The next bytes of a body; none at its end.
-    async fn next(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, ConnectionError> {
+    pub(crate) async fn next(
+        &mut self,
+        body: &mut Incoming,
+    ) -> Result<Option<Bytes>, ConnectionError> {
         loop {
             let began = Instant::now();
             let left = Duration::from_secs(STALL_S).saturating_sub(self.waited);

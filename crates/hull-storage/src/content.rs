@@ -224,7 +224,8 @@ impl Store {
         if size_of(&path)? == Some(blob.size) {
             return Ok(());
         }
-        file.publish(&path, Durability::Synced)
+        file.publish(&path, Durability::Synced)?;
+        self.remove_partial(&blob.digest)
     }
 }
 

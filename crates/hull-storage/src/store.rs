@@ -96,21 +96,37 @@ impl Store {
             }
         }
         store.remove_old_partials()?;
+        store.remove_unnamed()?;
         Ok(store)
     }
 
-    /// Opens the beginning of a blob, or begins one. While another thread fills the same one, this
-    /// is a file of its own, which begins with nothing.
-    pub fn partial(&self, digest: &Digest) -> Result<Partial> {
+    /// Removes files that were being written when the process died, and have no name yet.
+    fn remove_unnamed(&self) -> Result<()> {
+        for dir in [self.blobs_dir(), self.layers_dir()] {
+            for entry in fs::read_dir(&dir).at("list", &dir)? {
+                let entry = entry.at("list", &dir)?;
+                if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                    durable::remove_if_exists(&entry.path()).at("remove", &entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a blob in a file of its own, while another thread fills the partial one.
+    pub fn new_partial(&self) -> Result<Partial> {
+        let file = self.temporary("blob")?;
+        Ok(Partial { file, len: 0 })
+    }
+
+    /// Opens the beginning of a blob, or begins one; none while another thread fills it.
+    pub fn partial(&self, digest: &Digest) -> Result<Option<Partial>> {
         let path = self.partial_path(digest);
         let mut options = OpenOptions::new();
         let opened = options.read(true).write(true).create(true).truncate(false);
         let mut file = opened.mode(0o600).open(&path).at("open", &path)?;
         if file.try_lock().is_err() {
-            return Ok(Partial {
-                file: self.temporary("blob")?,
-                len: 0,
-            });
+            return Ok(None);
         }
         let len = file.seek(SeekFrom::End(0)).at("seek", &path)?;
         let file = Temporary {
@@ -118,7 +134,7 @@ impl Store {
             file,
             kept: true,
         };
-        Ok(Partial { file, len })
+        Ok(Some(Partial { file, len }))
     }
 
     /// Makes a whole blob one that waits for an image to need it, for as long as partial ones do.
@@ -150,6 +166,35 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Removes the beginning of a blob that is here whole, unless somebody still fills it.
+    pub(crate) fn remove_partial(&self, digest: &Digest) -> Result<()> {
+        let path = self.partial_path(digest);
+        match fs::File::open(&path) {
+            Ok(file) if file.try_lock().is_ok() => durable::remove_if_exists(&path)
+                .at("remove", &path)
+                .map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes all beginnings of blobs that nobody fills at the moment; returns their bytes.
+    pub fn remove_partials(&self) -> Result<u64> {
+        let ingest = self.ingest_dir();
+        let mut freed = 0;
+        for entry in fs::read_dir(&ingest).at("list", &ingest)? {
+            let path = entry.at("list", &ingest)?.path();
+            let is_partial = path.to_string_lossy().ends_with(PARTIAL_SUFFIX);
+            let Some(file) = is_partial.then(|| fs::File::open(&path).ok()).flatten() else {
+                continue;
+            };
+            if file.try_lock().is_ok() {
+                freed += file.metadata().map_or(0, |facts| facts.len());
+                durable::remove_if_exists(&path).at("remove", &path)?;
+            }
+        }
+        Ok(freed)
     }
 
     /// The folder of this store.

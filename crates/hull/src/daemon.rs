@@ -165,16 +165,21 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
             host_firewall: network.host_firewall,
         },
         registries: registry_options(options),
-        downloads_max: options
-            .max_concurrent_downloads
-            .and_then(|count| usize::try_from(count).ok())
-            .unwrap_or_default(),
+        downloads_max: transfers(options.max_concurrent_downloads),
+        uploads_max: transfers(options.max_concurrent_uploads),
         image_gc: ImageGc {
             unused_for: Some(options.image_gc_unused_for).filter(|limit| !limit.is_zero()),
             bytes_max: Some(options.image_gc_size_max).filter(|&limit| limit > 0),
         },
         layer_backing: options.layer_backing,
     })
+}
+
+/// How many transfers were asked for; 0: nobody said.
+fn transfers(asked: Option<i64>) -> usize {
+    asked
+        .and_then(|count| usize::try_from(count).ok())
+        .unwrap_or_default()
 }
 
 fn registry_options(options: &DaemonOptions) -> RegistryOptions {

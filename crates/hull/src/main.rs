@@ -7,6 +7,7 @@
 
 mod cli;
 mod client;
+mod copy;
 mod daemon;
 mod defaults;
 mod shim;

@@ -1,6 +1,6 @@
 //! Images: list, inspect, tag, remove, and the streams that bring them in and out.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -16,7 +16,6 @@ use tokio::task::JoinHandle;
 use crate::body::{Body, Reply, empty, json, json_line, reply};
 use crate::download::{download, failure_of};
 use crate::errors::ApiError;
-use crate::fetch::fetch;
 use crate::filter::Filters;
 use crate::query::Query;
 use crate::request::{ApiMinor, Call};
@@ -289,9 +288,9 @@ async fn import(call: Call, query: &Query, source: &str) -> Answer {
         message => message.to_owned(),
     };
     let engine = call.engine().clone();
-    let upload = match source {
-        "-" => call.into_upload(),
-        address => fetch(address).await?,
+    let upload: Box<dyn Read + Send> = match source {
+        "-" => Box::new(call.into_upload()),
+        address => engine.images().download(address).await?,
     };
     let request = ImportRequest {
         reference,
@@ -299,7 +298,7 @@ async fn import(call: Call, query: &Query, source: &str) -> Answer {
         message,
         platform,
     };
-    let id = engine.images().import(Box::new(upload), request).await?;
+    let id = engine.images().import(upload, request).await?;
     let line = json_line(&Line {
         status: Some(id.to_string()),
         ..Line::default()

@@ -232,6 +232,11 @@ fn lines_of(transfer: &Transfer) -> Vec<Line> {
                 "Status: Image is up to date for {reference}"
             ))]
         }
+        Transfer::OnePlatform => vec![status(
+            "Not all multiplatform-content is present and only the available single-platform \
+             image was pushed"
+                .to_owned(),
+        )],
         Transfer::Pushed { tag, digest, size } => {
             let aux = Aux {
                 tag: tag.clone(),

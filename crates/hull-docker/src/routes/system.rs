@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt};
 use http::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 use http::{Method, StatusCode};
 use hull_model::event::{Happening, Subject};
@@ -26,6 +26,8 @@ use crate::wire::container::{STORAGE_DRIVER, Summary};
 use crate::wire::image;
 use crate::{API_VERSION, API_VERSION_MIN};
 
+/// Folders that are measured at the same time.
+pub(super) const WALKS_AT_ONCE: usize = 8;
 const EVENT_FILTERS: [&str; 14] = [
     "config",
     "container",
@@ -372,17 +374,25 @@ async fn next_event(
 }
 
 pub(super) async fn disk_usage(call: Call) -> Answer {
-    let usage = call.engine().images().usage().await?;
     let containers = call.engine().containers();
     let now_ns = time::now_ns();
     let mut names = ImageNames::new(call.engine().images());
     let list = containers.list();
-    let mut rows = Vec::with_capacity(list.len());
-    for container in &list {
-        // One that is gone since it was listed takes nothing.
-        let sizes = containers.sizes(container.id).await.ok();
-        rows.push(Summary::show(container, names.of(container), now_ns, sizes));
-    }
+    let walks = list.iter().map(|container| containers.sizes(container.id));
+    let walks: Vec<_> = walks.collect();
+    let sizes = stream::iter(walks).buffered(WALKS_AT_ONCE);
+    let images = call.engine().images();
+    let (usage, sizes, volumes) = tokio::join!(
+        images.usage(),
+        sizes.collect::<Vec<_>>(),
+        volumes::usage(&call)
+    );
+    let usage = usage?;
+    // One that is gone since it was listed takes nothing.
+    let measured = list.iter().zip(sizes.into_iter().map(Result::ok));
+    let rows: Vec<_> = measured
+        .map(|(container, sizes)| Summary::show(container, names.of(container), now_ns, sizes))
+        .collect();
     let image_rows: Vec<_> = usage
         .images
         .iter()
@@ -392,7 +402,7 @@ pub(super) async fn disk_usage(call: Call) -> Answer {
         "LayersSize": usage.total,
         "Images": image_rows,
         "Containers": rows,
-        "Volumes": volumes::usage(&call).await?,
+        "Volumes": volumes?,
         "BuildCache": [],
     });
     json(&answer)

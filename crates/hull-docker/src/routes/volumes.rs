@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
 use hull_engine::EngineError;
 use hull_engine::api::{Volume, VolumeCopy};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::system::WALKS_AT_ONCE;
 use crate::body::{json, json_with, no_content};
 use crate::errors::ApiError;
 use crate::filter::Filters;
@@ -41,13 +43,14 @@ pub(super) async fn list(call: Call) -> Answer {
 /// All volumes with what they take, for `system df`.
 pub(super) async fn usage(call: &Call) -> Result<Vec<serde_json::Value>, ApiError> {
     let volumes = call.engine().volumes();
-    let mut rows = Vec::new();
-    for volume in volumes.list() {
-        let bytes = volumes.usage(&volume).await;
-        let row = serde_json::to_value(Shown::show(&volume, Some(bytes)));
-        rows.push(row.map_err(|e| ApiError::unspeakable(&e))?);
-    }
-    Ok(rows)
+    let list = volumes.list();
+    let walks: Vec<_> = list.iter().map(|volume| volumes.usage(volume)).collect();
+    let sizes: Vec<u64> = stream::iter(walks).buffered(WALKS_AT_ONCE).collect().await;
+    let rows = list.iter().zip(sizes).map(|(volume, bytes)| {
+        let row = serde_json::to_value(Shown::show(volume, Some(bytes)));
+        row.map_err(|e| ApiError::unspeakable(&e))
+    });
+    rows.collect()
 }
 
 pub(super) async fn create(mut call: Call) -> Answer {

@@ -10,6 +10,7 @@ pub(crate) mod image;
 pub(crate) mod port;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod referrer;
 pub(crate) mod registry;
 pub(crate) mod remote;
 pub(crate) mod start;

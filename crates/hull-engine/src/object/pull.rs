@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::future::try_join_all;
@@ -22,15 +23,16 @@ use hull_storage::image::{
     CONFIG_TYPES, DOCUMENT_BYTES_MAX, Descriptor, ImageConfig, ImageRecord, Index, Manifest,
     Platform, Reference,
 };
-use hull_storage::{Expected, IngestOptions};
+use hull_storage::{Expected, IngestOptions, Partial};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockReadGuard, mpsc};
 
 use crate::api::{LayerStep, PullRequest, RemoteImage, Transfer};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::object::image::{self, storage_error};
+use crate::object::referrer;
 use crate::object::remote::{self, credential, refused};
 use crate::object::transfer::Told;
 
@@ -40,6 +42,10 @@ const INDEX_ENTRIES_MAX: usize = 1024;
 const INDEX_DEPTH_MAX: usize = 4;
 /// Pieces between the network and the thread that unpacks.
 const PIECES_MAX: usize = 8;
+/// Looks whether the beginning of a blob is free, before it is fetched anew.
+const PARTIAL_TRIES_MAX: u32 = 50;
+/// Pause between two of them.
+const PARTIAL_PAUSE: Duration = Duration::from_millis(20);
 /// How often a layer whose bytes are not those of its digest is fetched anew.
 const WRONG_MAX: u32 = 2;
 
@@ -133,8 +139,10 @@ impl Pull<'_> {
         };
         drop(self.told.send(named).await);
         let top_digest = top.digest;
-        let manifest = self.choose(top, reference).await?;
-        let record = self.fetch(&manifest, reference).await?;
+        let (manifest, indexes) = self.choose(top, reference).await?;
+        let attached = referrer::fetch(self.core, self.repository, &manifest.digest, &indexes);
+        let (record, origin) = tokio::join!(self.fetch(&manifest, reference), attached);
+        let record = record?;
         let mut names = vec![reference.with_digest(top_digest)];
         if reference.digest().is_none() {
             names.push(reference.clone());
@@ -142,7 +150,7 @@ impl Pull<'_> {
         let id = record.id;
         let images = &self.core.images;
         let newer = names.iter().any(|name| images.image_of(name) != Some(id));
-        image::add(self.core, record, &names).await?;
+        image::add_from(self.core, record, &names, origin).await?;
         drop(
             self.told
                 .send(Transfer::Pulled { digest: top_digest })
@@ -152,12 +160,13 @@ impl Pull<'_> {
         Ok(newer)
     }
 
-    /// The manifest for the platform, behind as many indexes as there may be.
-    async fn choose(&self, top: Fetched, reference: &Reference) -> Result<Fetched> {
+    /// The manifest for the platform, and the indexes that lead to it.
+    async fn choose(&self, top: Fetched, reference: &Reference) -> Result<(Fetched, Vec<Fetched>)> {
         let mut fetched = top;
+        let mut indexes = Vec::new();
         for _ in 0..=INDEX_DEPTH_MAX {
             let Some(index) = index_of(&fetched)? else {
-                return Ok(fetched);
+                return Ok((fetched, indexes));
             };
             let found = index
                 .manifests
@@ -174,7 +183,8 @@ impl Pull<'_> {
             })?;
             let digest = wanted.digest.to_string();
             let failed = |error| refused(error, reference);
-            fetched = self.repository.manifest(&digest).await.map_err(failed)?;
+            let next = self.repository.manifest(&digest).await.map_err(failed)?;
+            indexes.push(std::mem::replace(&mut fetched, next));
         }
         Err(EngineError::Invalid(format!(
             "{} leads through more than {INDEX_DEPTH_MAX} indexes",
@@ -202,7 +212,7 @@ impl Pull<'_> {
                 ),
             ));
         }
-        let config_bytes = self.document(&manifest.config, reference).await?;
+        let config_bytes = config_of(self.repository, &manifest).await?;
         let config: ImageConfig = read(&config_bytes, "image configuration", reference)?;
         let diff_ids = &config.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() {
@@ -221,29 +231,6 @@ impl Pull<'_> {
             job.storage.image(&manifest.digest)
         });
         stored.await?.map_err(storage_error("store the image"))
-    }
-
-    /// A small blob, checked.
-    async fn document(&self, wanted: &Descriptor, reference: &Reference) -> Result<Vec<u8>> {
-        if wanted.size > DOCUMENT_BYTES_MAX {
-            return Err(EngineError::step(
-                format!("pull {}", reference.familiar()),
-                ErrorKind::LimitReached,
-                format!("its configuration is larger than {DOCUMENT_BYTES_MAX} bytes"),
-            ));
-        }
-        let failed = |error| refused(error, reference);
-        let repository = self.repository;
-        let mut stream = repository
-            .blob(&wanted.digest, wanted.size, 0)
-            .await
-            .map_err(failed)?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = stream.next().await {
-            bytes.extend_from_slice(&piece.map_err(failed)?);
-        }
-        remote::check(&bytes, &wanted.digest, "image configuration")?;
-        Ok(bytes)
     }
 
     /// All layers, each once; several at a time.
@@ -294,13 +281,16 @@ impl Wanted {
     pub(crate) async fn bring(
         &self,
         core: &Arc<Core>,
+        sweep: &Arc<OwnedRwLockReadGuard<()>>,
         step: &(dyn Fn(LayerStep) + Send + Sync),
     ) -> Result<()> {
         // Left by a pull that did not get to its end.
         if core.storage.blob_size(&self.digest).ok().flatten() == Some(self.size) {
             step(LayerStep::Extracting { total: self.size });
             let (job, wanted) = (core.clone(), self.clone());
+            let held = sweep.clone();
             let again = core.jobs.run(Pool::Download, move || {
+                let _held = held;
                 let stream = job.storage.open_blob(&wanted.digest)?;
                 job.storage.ingest_layer(stream, &wanted.options(false))
             });
@@ -308,7 +298,7 @@ impl Wanted {
             return Ok(());
         }
         for attempt in 1.. {
-            match self.download(core, step).await {
+            match self.download(core, sweep, step).await {
                 Err(EngineError::Registry {
                     kind: ErrorKind::InvalidArgument,
                     text,
@@ -329,16 +319,26 @@ impl Wanted {
         }
     }
 
+    /// What is there of it. A pull that was given up closes its file soon.
+    async fn partial(&self, core: &Core) -> Result<Partial> {
+        let failed = |error| self.failed(&error);
+        for _ in 0..PARTIAL_TRIES_MAX {
+            if let Some(partial) = core.storage.partial(&self.digest).map_err(failed)? {
+                return Ok(partial);
+            }
+            tokio::time::sleep(PARTIAL_PAUSE).await;
+        }
+        core.storage.new_partial().map_err(failed)
+    }
+
     /// One pass: network, hash, kept blob, decompression, hash, EROFS.
     async fn download(
         &self,
         core: &Arc<Core>,
+        sweep: &Arc<OwnedRwLockReadGuard<()>>,
         step: &(dyn Fn(LayerStep) + Send + Sync),
     ) -> Result<()> {
-        let partial = core
-            .storage
-            .partial(&self.digest)
-            .map_err(|error| self.failed(&error))?;
+        let partial = self.partial(core).await?;
         let offset = partial.len().min(self.size);
         let failed = |error| EngineError::Registry {
             kind: match hull_registry::Error::kind(&error) {
@@ -369,7 +369,9 @@ impl Wanted {
             Ok(())
         };
         let (job, options) = (core.clone(), self.options(true));
+        let held = sweep.clone();
         let unpack = core.jobs.run(Pool::Download, move || {
+            let _held = held;
             let rest = Rest {
                 pieces,
                 current: Bytes::new(),
@@ -485,6 +487,11 @@ fn fits(entry: &Descriptor, wanted: &Platform) -> bool {
     wanted.is_met_by(&platform.os, &platform.architecture, &platform.variant)
 }
 
+async fn config_of(repository: &Repository, manifest: &Manifest) -> Result<Vec<u8>> {
+    const WHAT: &str = "image configuration";
+    remote::blob(repository, &manifest.config, DOCUMENT_BYTES_MAX, WHAT).await
+}
+
 /// What a registry has under a reference, without fetching it.
 pub(crate) async fn look(core: &Arc<Core>, request: PullRequest) -> Result<RemoteImage> {
     let reference = image::parse(&request.reference)?.with_default_tag();
@@ -512,15 +519,8 @@ pub(crate) async fn look(core: &Arc<Core>, request: PullRequest) -> Result<Remot
             .map(platform)
             .collect(),
         None => {
-            let all = Platform::host();
-            let one = Pull {
-                core,
-                repository: &repository,
-                platform: &all,
-                told: &mpsc::channel(1).0,
-            };
             let manifest: Manifest = read(&fetched.bytes, "manifest", &reference)?;
-            let config = one.document(&manifest.config, &reference).await?;
+            let config = config_of(&repository, &manifest).await?;
             let config: ImageConfig = read(&config, "image configuration", &reference)?;
             vec![(config.architecture, config.os, config.variant)]
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
-use hull_model::limits::UPLOADS_MAX;
+use hull_model::limits::{TRANSFERS_MAX, UPLOADS_MAX};
 use hull_model::{Digest, ErrorKind};
 use hull_registry::{Access, Error, Pieces, Registry, Repository, Source, Uploaded};
 use hull_storage::Blob;
@@ -23,6 +23,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::object::image::{self, storage_error};
+use crate::object::referrer;
 use crate::object::remote::{credential, failed};
 
 /// Bytes that are read from a blob at once.
@@ -125,7 +126,11 @@ impl Push<'_> {
         let layer = |id: &Digest| record.layers.iter().find(|layer| layer.diff_id == *id);
         let layers: Vec<LayerRef> = diff_ids.iter().filter_map(layer).cloned().collect();
         let sends: Vec<_> = layers.into_iter().map(|layer| self.layer(layer)).collect();
-        let mut sending = stream::iter(sends).buffer_unordered(UPLOADS_MAX);
+        let places = match self.core.config.uploads_max {
+            0 => UPLOADS_MAX,
+            asked => asked.min(TRANSFERS_MAX),
+        };
+        let mut sending = stream::iter(sends).buffer_unordered(places);
         while let Some(sent) = sending.next().await {
             sent?;
         }
@@ -147,10 +152,10 @@ impl Push<'_> {
         let unseen: Arc<dyn Fn(u64) + Send + Sync> = Arc::new(|_| {});
         self.send(&config, None, &unseen).await?;
         let kind = record.manifest_type.clone();
-        let (tag, size) = (name.tag().unwrap_or_default(), bytes.len() as u64);
-        let put = self.repository.put_manifest(tag, &kind, Bytes::from(bytes));
-        put.await.map_err(failed)?;
-        let digest = record.manifest.digest;
+        let tag = name.tag().unwrap_or_default();
+        let (digest, size) = self
+            .name_it(tag, &kind, Bytes::from(bytes), &record)
+            .await?;
         let id = record.id;
         image::add(self.core, record, &[name.with_digest(digest)]).await?;
         let pushed = Transfer::Pushed {
@@ -161,6 +166,36 @@ impl Push<'_> {
         drop(self.told.send(pushed).await);
         image::event(self.core, "push", &id, Some(name.familiar()));
         Ok(())
+    }
+
+    /// Sends the manifest and what came with it, and gives it its tag: as a part of the index by
+    /// which it came, where the registry has all parts of that. Returns what the tag stands for.
+    async fn name_it(
+        &self,
+        tag: &str,
+        kind: &str,
+        manifest: Bytes,
+        record: &ImageRecord,
+    ) -> Result<(Digest, u64)> {
+        let origin = self.core.images.origin(&record.id);
+        let (digest, size) = (record.manifest.digest, manifest.len() as u64);
+        if let Some(index) = origin.index {
+            let own = digest.to_string();
+            let put = self.repository.put_manifest(&own, kind, manifest.clone());
+            put.await.map_err(failed)?;
+            referrer::send(self.core, self.repository, &origin).await?;
+            let sent = referrer::send_index(self.core, self.repository, (index, digest), tag);
+            if let Some(size) = sent.await? {
+                return Ok((index, size));
+            }
+            drop(self.told.send(Transfer::OnePlatform).await);
+        }
+        let put = self.repository.put_manifest(tag, kind, manifest);
+        put.await.map_err(failed)?;
+        if origin.index.is_none() {
+            referrer::send(self.core, self.repository, &origin).await?;
+        }
+        Ok((digest, size))
     }
 
     async fn step(&self, digest: Digest, step: LayerStep) {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use hull_model::{Digest, ErrorKind};
-use hull_registry::{Credential, Error, Registry};
+use hull_registry::{Credential, Error, Registry, Repository};
 use hull_storage::Hasher;
-use hull_storage::image::Reference;
+use hull_storage::image::{Descriptor, Reference};
 
 use crate::api::RegistryAuth;
 use crate::core::Core;
@@ -76,6 +76,30 @@ pub(crate) fn check(bytes: &[u8], expected: &Digest, what: &str) -> Result<()> {
         text: format!("{what} verification failed for digest {expected}: it is {actual}"),
         kind: ErrorKind::InvalidArgument,
     })
+}
+
+/// A small blob, checked.
+pub(crate) async fn blob(
+    repository: &Repository,
+    wanted: &Descriptor,
+    max: u64,
+    what: &str,
+) -> Result<Vec<u8>> {
+    if wanted.size > max {
+        return Err(EngineError::step(
+            format!("fetch the {what}"),
+            ErrorKind::LimitReached,
+            format!("it is larger than {max} bytes"),
+        ));
+    }
+    let opened = repository.blob(&wanted.digest, wanted.size, 0).await;
+    let mut stream = opened.map_err(failed)?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        bytes.extend_from_slice(&piece.map_err(failed)?);
+    }
+    check(&bytes, &wanted.digest, what)?;
+    Ok(bytes)
 }
 
 fn registry(core: &Core, address: &str, auth: &RegistryAuth) -> Result<Registry> {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use hull_model::limits::DOWNLOADS_MAX;
+use hull_model::limits::{DOWNLOADS_MAX, TRANSFERS_MAX};
 use hull_model::{Digest, ErrorKind};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -52,7 +52,7 @@ impl Transfers {
         let places = if places == 0 { DOWNLOADS_MAX } else { places };
         Self {
             running: Mutex::default(),
-            places: Arc::new(Semaphore::new(places.min(DOWNLOADS_MAX))),
+            places: Arc::new(Semaphore::new(places.min(TRANSFERS_MAX))),
         }
     }
 
@@ -75,10 +75,11 @@ impl Transfers {
             if places.available_permits() == 0 {
                 report(LayerStep::Waiting);
             }
-            // Held until the bytes are named by a record, or not needed.
-            let _sweep = core.images.sweep.clone().read_owned().await;
+            // Held until the bytes are named by a record, or not needed; also by the thread that
+            // unpacks, which may end after this.
+            let sweep = Arc::new(core.images.sweep.clone().read_owned().await);
             let _place = places.acquire_owned().await;
-            let done = wanted.bring(&core, &report).await;
+            let done = wanted.bring(&core, &sweep, &report).await;
             let end = done.map_err(|error| (error.chain(), error.kind()));
             standing.send_modify(|standing| standing.end = Some(end));
         });

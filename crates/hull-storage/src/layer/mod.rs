@@ -251,6 +251,11 @@ impl Store {
         durable::replace_file(&mark, b"", 0o444, Durability::Lost).at("mark layer", &mark)
     }
 
+    /// Whether a layer was made durable.
+    pub fn is_synced(&self, diff_id: &Digest) -> bool {
+        self.mark_path(diff_id).exists()
+    }
+
     /// The layers that were never made durable: not to be trusted after an unclean boot.
     pub fn unsynced_layers(&self) -> Result<Vec<Digest>> {
         let synced = self.layer_names(".ok")?;

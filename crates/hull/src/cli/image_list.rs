@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::format::{self, Columns, Style};
 use super::session::{Session, print};
 use super::value::Value;
-use super::{Command, filter, reference, units};
+use super::{Command, filter, image_tree, reference, units};
 
 const COLUMNS: Columns = Columns {
     headers: &[
@@ -51,6 +51,9 @@ pub(crate) struct ImageList {
     /// Only show image IDs
     #[arg(long, short)]
     quiet: bool,
+    /// List the platforms of each image below its names
+    #[arg(long, conflicts_with_all = ["quiet", "format", "digests", "no_trunc"])]
+    tree: bool,
     #[arg(value_name = "REPOSITORY[:TAG]")]
     name: Option<String>,
 }
@@ -80,9 +83,13 @@ impl Command for ImageList {
         );
         let client = session.client().await?;
         let call = client.get("/images/json").query_flag("all", self.all);
+        let call = call.query_flag("manifests", self.tree);
         let call = call.query_some("filters", filter::to_query(&filters));
         let mut found: Vec<Value> = call.receive().await?;
         found.sort_by_key(|image| -image.int(&["Created"]));
+        if self.tree {
+            return print(&image_tree::render(&found));
+        }
         let by_digest = self.digests
             || format
                 .as_deref()

@@ -10,10 +10,11 @@ use clap::{ArgMatches, Args};
 use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
-    Command, DaemonOptions, arguments, attach, bootstrap, commit, context, cp, create, diff, disk,
-    events, exec, export, generate, history, image_list, import, import_docker, info, inspect,
-    kill, later, load, login, logs, network, pause, port, prune, ps, pull, push, rename, rm, rmi,
-    run, search, start, stats, stop, system, tag, top, update, version, volume, wait,
+    Command, DaemonOptions, arguments, attach, bootstrap, commit, context, copy, cp, create, diff,
+    disk, events, exec, export, generate, history, image_list, import, import_docker, info,
+    inspect, kill, later, load, login, logs, manifest, network, pause, port, prune, ps, pull, push,
+    rename, rm, rmi, run, search, start, stats, stop, system, tag, top, update, version, volume,
+    wait,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -194,6 +195,7 @@ static GROUPS: &[Group] = &[
         about: "Manage images",
         entries: &[
             at::<bootstrap::Bootstrap>(&["bootstrap"]),
+            at::<copy::ImageCopy>(&["copy"]),
             at::<later::Build>(&["build"]),
             at::<history::History>(&["history"]),
             at::<import::Import>(&["import"]),
@@ -208,6 +210,11 @@ static GROUPS: &[Group] = &[
             at::<load::Save>(&["save"]),
             at::<tag::Tag>(&["tag"]),
         ],
+    },
+    Group {
+        name: "manifest",
+        about: "Look at manifests in registries",
+        entries: &[at::<manifest::ManifestInspect>(&["inspect"])],
     },
     Group {
         name: "network",

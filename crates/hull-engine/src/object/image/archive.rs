@@ -1,11 +1,12 @@
 //! Images come and go as archives: load, import, save.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hull_model::Digest;
+use bytes::{Buf, Bytes};
+use hull_model::{Digest, ErrorKind};
 use hull_storage::image::{
     ImportOptions, LoadOptions, LoadProgress, Loaded, Platform, Reference, RunConfig, SavedImage,
     apply_changes,
@@ -21,6 +22,7 @@ use crate::clock::{now_ns, rfc3339};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::object::remote::chain;
 
 /// Who is told how far a layer has come.
 type Told<'t> = &'t mut (dyn FnMut(LoadProgress<'_>) + Send);
@@ -133,6 +135,47 @@ fn displaced(core: &Core, id: &Digest, names: &[Reference]) -> Vec<String> {
         ))
     };
     names.iter().filter_map(told).collect()
+}
+
+/// Reads from an address; without a scheme it is `http`, as in Docker.
+pub(crate) async fn download(core: &Core, address: &str) -> Result<Box<dyn Read + Send>> {
+    let address = match address.contains("://") {
+        true => address.to_owned(),
+        false => format!("http://{address}"),
+    };
+    let pieces = hull_registry::download(&core.registries, &address).await;
+    let pieces = pieces.map_err(|error| {
+        let cause = match &error {
+            hull_registry::Error::Refused { status, .. } => format!("status {status}"),
+            error => chain(error),
+        };
+        EngineError::Registry {
+            text: format!("failed to GET {address}: {cause}"),
+            kind: ErrorKind::Internal,
+        }
+    })?;
+    let current = Bytes::new();
+    Ok(Box::new(Download { pieces, current }))
+}
+
+/// What comes from an address, for a thread that blocks.
+struct Download {
+    pieces: hull_registry::Pieces,
+    current: Bytes,
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !self.current.has_remaining() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.current = piece.map_err(io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let size = buffer.len().min(self.current.remaining());
+        self.current.copy_to_slice(&mut buffer[..size]);
+        Ok(size)
+    }
 }
 
 /// Makes an image of one root file system.

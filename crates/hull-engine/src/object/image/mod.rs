@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! table.rs     what is known, in memory
+//! origin.rs    where an image came from: index, referrers, parent
 //! archive.rs   load, import, save
 //! platform.rs  what images run on, against what is wanted
 //! remove.rs    names and images go: rmi, prune
 //! sweep.rs     bytes go that nobody names
 //! collect.rs   images go by age and size
+//! durable.rs   layers survive a crash of the host
 //! ```
 //!
 //! The bytes are hull-storage's; the table of images and tags is the store's. A change is first
@@ -15,6 +17,8 @@
 
 mod archive;
 mod collect;
+mod durable;
+mod origin;
 mod platform;
 mod remove;
 mod sweep;
@@ -30,12 +34,13 @@ use hull_storage::image::{ImageRecord, Reference};
 use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
-use crate::jobs::Pool;
 use crate::object::container::to_json;
 use crate::store::{Change, Key};
 
-pub(crate) use archive::{import, import_docker, load, save};
+pub(crate) use archive::{download, import, import_docker, load, save};
 pub(crate) use collect::collect_forever;
+pub(crate) use durable::after_boot;
+pub(crate) use origin::Origin;
 pub(super) use platform::parse_platform;
 pub(crate) use platform::{check_platform, is_for};
 pub(crate) use remove::{prune, remove};
@@ -76,48 +81,40 @@ pub(crate) async fn add(
     record: ImageRecord,
     names: &[Reference],
 ) -> Result<Digest> {
-    add_child(core, record, names, None).await
+    add_from(core, record, names, Origin::default()).await
 }
 
-/// The same for an image that was committed on another one.
-pub(crate) async fn add_child(
+/// The same with what is known of where it came from.
+pub(crate) async fn add_from(
     core: &Arc<Core>,
     record: ImageRecord,
     names: &[Reference],
-    parent: Option<Digest>,
+    origin: Origin,
 ) -> Result<Digest> {
     let id = record.id;
     let by_digest = names
         .iter()
         .any(|name| name.digest() == Some(record.manifest.digest));
-    let job = core.clone();
     let used_ns = now_ns();
-    // The layers' bytes are on the disk before the record says that they are.
-    let known = core
-        .jobs
-        .run(Pool::Disk, move || {
-            for layer in &record.layers {
-                job.storage
-                    .sync_layer(&layer.diff_id)
-                    .map_err(storage_error("sync a layer"))?;
-            }
-            let mut known = know(record, used_ns)?;
-            known.parent = parent;
-            Ok::<_, EngineError>(known)
-        })
-        .await??;
+    let layers: Vec<Digest> = record.layers.iter().map(|layer| layer.diff_id).collect();
+    let known = know(record, used_ns, origin)?;
     let _changing = core.images.changing.lock().await;
     let before = core.images.lock().images.get(&id).cloned();
-    let other = before.filter(|before| before.record.manifest != known.record.manifest);
-    let (stays, goes) = match other {
-        Some(before) if !by_digest => (before, Some(known)),
-        other => (known, other),
+    let origin = known.origin.clone();
+    let origin = origin.or_before(before.as_ref().map(|before| &before.origin));
+    let (mut stays, goes) = match before {
+        Some(before) if before.record.manifest != known.record.manifest && !by_digest => {
+            (before, Some(known))
+        }
+        before => (known, before),
     };
+    stays.origin = origin;
     let at_ns = now_ns();
     let stored = Stored::of(&stays);
     let mut changes = vec![Change::put(Key::Image(*id.as_bytes()), to_json(&stored))];
     changes.extend(names.iter().map(|name| name_change(name, &id, at_ns)));
     core.store.commit(changes).await?;
+    durable::sync_later(core, layers).await;
     {
         let mut tables = core.images.lock();
         tables.unreadable.remove(&id);
@@ -132,7 +129,7 @@ pub(crate) async fn add_child(
         event(core, "tag", &id, Some(name.familiar()));
     }
     if let Some(goes) = goes {
-        sweep::sweep(core, sweep::Scope::of(&goes.record)).await?;
+        sweep::sweep(core, sweep::Scope::of(&goes)).await?;
     }
     Ok(id)
 }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use hull_model::Digest;
 use hull_storage::Hasher;
 
-use super::event;
 use super::sweep::{Scope, sweep};
 use super::table::{Known, Tables, diff_ids, familiar};
+use super::{event, storage_error};
 use crate::api::{Image, ImagePrune, ImageRemoval};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
+use crate::jobs::Pool;
 use crate::store::{Change, Key};
 
 /// What a removal takes.
@@ -70,7 +71,7 @@ pub(crate) async fn remove(core: &Arc<Core>, name: &str, force: bool) -> Result<
         event(core, "delete", &plan.id, None);
         removals.push(ImageRemoval::Deleted(plan.id));
         removals.extend(chains_gone(core, &known));
-        sweep(core, Scope::of(&known.record)).await?;
+        sweep(core, Scope::of(&known)).await?;
     }
     Ok(removals)
 }
@@ -213,7 +214,14 @@ pub(crate) async fn prune(
             Err(error) => return Err(error),
         }
     }
-    let freed = match removals.is_empty() {
+    let job = core.clone();
+    let partials = core
+        .jobs
+        .run(Pool::Disk, move || job.storage.remove_partials());
+    let partials = partials
+        .await?
+        .map_err(storage_error("remove old downloads"))?;
+    let freed = match removals.is_empty() && partials == 0 {
         true => 0,
         false => before.saturating_sub(super::usage(core).await?.total),
     };

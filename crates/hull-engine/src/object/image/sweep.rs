@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::Digest;
-use hull_storage::image::ImageRecord;
 use hull_storage::{Discarded, Usage};
 use tokio::sync::OwnedRwLockWriteGuard;
 
 use super::storage_error;
-use super::table::Named;
+use super::table::{Known, Named};
 use crate::api::{ImageUsage, ImagesUsage};
 use crate::core::Core;
 use crate::error::Result;
@@ -39,9 +38,9 @@ pub(in crate::object) enum Scope {
 
 impl Scope {
     /// Among the parts of an image.
-    pub(super) fn of(record: &ImageRecord) -> Self {
+    pub(super) fn of(known: &Known) -> Self {
         let mut named = Named::default();
-        named.add(record);
+        named.add(known);
         Self::Parts(named)
     }
 }
@@ -142,9 +141,10 @@ fn discard(core: &Core, scope: &Scope) -> Result<Vec<Discarded>> {
     Ok(discarded)
 }
 
-/// Removes what a crash left between its bytes and its record, before anybody can ask for more.
+/// Removes what a crash left between its bytes and its record, before anybody can ask for more. What
+/// a pull had fetched waits for the next one.
 pub(crate) async fn sweep_at_start(core: &Arc<Core>) {
-    if let Err(error) = sweep(core, Scope::All).await {
+    if let Err(error) = sweep(core, Scope::Unfinished).await {
         tracing::warn!(error = %error.chain(), "sweep of what a crash left");
     }
 }
@@ -166,7 +166,7 @@ fn share(core: &Core, usage: &Usage) -> ImagesUsage {
         let tables = core.images.lock();
         let parts = tables.images.iter().map(|(id, known)| {
             let mut named = Named::default();
-            named.add(&known.record);
+            named.add(known);
             (*id, named)
         });
         parts.collect()

@@ -12,7 +12,7 @@ use hull_storage::Blob;
 use hull_storage::image::{ImageRecord, Platform, Reference, RunConfig};
 use serde::{Deserialize, Serialize};
 
-use super::key_of;
+use super::{Origin, key_of};
 use crate::api::Image;
 use crate::clock::now_ns;
 use crate::error::{EngineError, Result};
@@ -29,8 +29,7 @@ pub(super) struct Known {
     pub(super) created_ns: i64,
     /// When it came or was last used for a container.
     pub(super) used_ns: i64,
-    /// What it was committed on.
-    pub(super) parent: Option<Digest>,
+    pub(super) origin: Origin,
     /// The configuration as JSON.
     config: Arc<serde_json::Value>,
     /// What a container of it inherits.
@@ -81,6 +80,8 @@ pub(super) struct Stored {
     pub(super) used_ns: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) parent: Option<Digest>,
+    #[serde(default)]
+    pub(super) origin: Origin,
 }
 
 /// Digests that somebody names.
@@ -106,9 +107,11 @@ impl ImageTable {
                         0 => now_ns(),
                         used_ns => used_ns,
                     };
-                    let known = know(record, used_ns).map_err(|error| error.chain())?;
-                    let parent = stored.parent;
-                    Ok(Known { parent, ..known })
+                    let origin = Origin {
+                        parent: stored.parent,
+                        ..stored.origin
+                    };
+                    know(record, used_ns, origin).map_err(|error| error.chain())
                 });
             match known {
                 Ok(known) => drop(tables.images.insert(id, known)),
@@ -175,6 +178,27 @@ impl ImageTable {
         self.lock().images.values().any(named)
             && storage.has_layer(diff_id).unwrap_or(false)
             && storage.has_blob(&blob.digest).unwrap_or(false)
+    }
+
+    /// Those of some layers that images have, with the blobs that they were made of.
+    pub(crate) fn blobs_of(&self, layers: &[Digest]) -> Vec<(Digest, Blob)> {
+        let tables = self.lock();
+        let all = tables
+            .images
+            .values()
+            .flat_map(|known| &known.record.layers);
+        let found: BTreeMap<Digest, Blob> = all
+            .filter(|layer| layers.contains(&layer.diff_id))
+            .map(|layer| (layer.diff_id, layer.blob))
+            .collect();
+        found.into_iter().collect()
+    }
+
+    /// Where an image came from.
+    pub(crate) fn origin(&self, id: &Digest) -> Origin {
+        let tables = self.lock();
+        let known = tables.images.get(id);
+        known.map(|known| known.origin.clone()).unwrap_or_default()
     }
 
     /// The image that a name stands for.
@@ -248,7 +272,7 @@ impl ImageTable {
         let tables = self.lock();
         let mut named = Named::default();
         for known in tables.images.values() {
-            named.add(&known.record);
+            named.add(known);
         }
         (named, tables.unreadable.is_empty())
     }
@@ -260,13 +284,16 @@ impl Stored {
             v: 1,
             manifest: known.record.manifest.digest,
             used_ns: known.used_ns,
-            parent: known.parent,
+            parent: known.origin.parent,
+            origin: known.origin.clone(),
         }
     }
 }
 
 impl Named {
-    pub(super) fn add(&mut self, record: &ImageRecord) {
+    pub(super) fn add(&mut self, known: &Known) {
+        let record = &known.record;
+        self.blobs.extend(&known.origin.blobs);
         self.blobs.insert(record.id);
         self.blobs.insert(record.manifest.digest);
         for layer in &record.layers {
@@ -352,7 +379,7 @@ impl Tables {
     }
 }
 
-pub(super) fn know(record: ImageRecord, used_ns: i64) -> Result<Known> {
+pub(super) fn know(record: ImageRecord, used_ns: i64, origin: Origin) -> Result<Known> {
     let config = serde_json::to_value(&record.config)
         .map_err(|e| EngineError::step("read the image", ErrorKind::Internal, e))?;
     Ok(Known {
@@ -363,7 +390,7 @@ pub(super) fn know(record: ImageRecord, used_ns: i64) -> Result<Known> {
             .and_then(logs::time_ns)
             .unwrap_or_default(),
         used_ns,
-        parent: None,
+        origin,
         defaults: Arc::new(defaults(&record.config.config)),
         config: Arc::new(config),
         record: Arc::new(record),
@@ -438,6 +465,7 @@ fn view(tables: &Tables, id: &Digest, known: &Known, names: &[(&str, Tagged)]) -
         content_bytes: content_bytes(record),
         containers: 0,
         parent: known
+            .origin
             .parent
             .filter(|parent| tables.images.contains_key(parent)),
     }

@@ -1,0 +1,227 @@
+//! What refers to an image: signatures, lists of contents, attestations. They are fetched and sent
+//! with it, and never what makes a pull fail: an image without them is whole.
+//!
+//! ```text
+//!  fetch   the registry's list for manifest and index, and what the index itself names for it
+//!            └─▶ each manifest with its blobs, within limits ─▶ Origin
+//!  send    blobs ─▶ manifest by digest ─▶ (older registries) the index under a tag
+//! ```
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hull_model::Digest;
+use hull_registry::{Fetched, Referrer, Repository};
+use hull_storage::image::{DOCUMENT_BYTES_MAX, Descriptor, Index, MANIFEST_TYPES, Manifest};
+
+use crate::core::Core;
+use crate::error::{EngineError, Result};
+use crate::jobs::Pool;
+use crate::object::image::{Origin, storage_error};
+use crate::object::remote::{self, failed};
+
+/// Referrers of one image that are kept.
+const REFERRERS_MAX: usize = 32;
+/// Bytes of one blob of a referrer.
+const BLOB_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of all blobs of one image's referrers.
+const ALL_BYTES_MAX: u64 = 64 << 20;
+/// How an index says of an entry to which other entry it belongs.
+const REFERS_TO: &str = "vnd.docker.reference.digest";
+
+/// Fetches what refers to a manifest; `indexes` are those that led to it, the top one first.
+pub(crate) async fn fetch(
+    core: &Arc<Core>,
+    repository: &Repository,
+    manifest: &Digest,
+    indexes: &[Fetched],
+) -> Origin {
+    let mut origin = Origin {
+        index: indexes.first().map(|index| index.digest),
+        ..Origin::default()
+    };
+    for index in indexes {
+        match put(core, index.bytes.to_vec()).await {
+            Ok(()) => origin.blobs.push(index.digest),
+            // Then a push sends the image alone.
+            Err(error) => {
+                tracing::info!(index = %index.digest, error = %error.chain(), "an index is not kept");
+                origin.index = None;
+            }
+        }
+    }
+    let mut bytes_left = ALL_BYTES_MAX;
+    for wanted in list(repository, manifest, indexes).await {
+        match keep(core, repository, &wanted, &mut bytes_left).await {
+            Ok(blobs) => {
+                origin.referrers.push(wanted.digest);
+                origin.blobs.extend(blobs);
+            }
+            Err(error) => {
+                let error = error.chain();
+                tracing::info!(referrer = %wanted.digest, error, "a referrer is not kept");
+            }
+        }
+    }
+    origin.blobs.sort_unstable();
+    origin.blobs.dedup();
+    origin
+}
+
+/// Which there are, each once.
+async fn list(repository: &Repository, manifest: &Digest, indexes: &[Fetched]) -> Vec<Descriptor> {
+    let mut found: Vec<Descriptor> = Vec::new();
+    let entries = |bytes: &[u8]| {
+        let index: Option<Index> = serde_json::from_slice(bytes).ok();
+        index.map(|index| index.manifests).unwrap_or_default()
+    };
+    let subject = manifest.to_string();
+    for index in indexes {
+        let belongs = |entry: &Descriptor| entry.annotations.get(REFERS_TO) == Some(&subject);
+        found.extend(entries(&index.bytes).into_iter().filter(belongs));
+    }
+    for subject in indexes
+        .first()
+        .map(|top| &top.digest)
+        .into_iter()
+        .chain([manifest])
+    {
+        match repository.referrers(subject).await {
+            Ok(listed) => found.extend(listed.iter().flat_map(|listed| entries(&listed.bytes))),
+            Err(error) => tracing::info!(%subject, %error, "referrers are not listed"),
+        }
+    }
+    let mut seen = HashSet::new();
+    found.retain(|entry| seen.insert(entry.digest));
+    if found.len() > REFERRERS_MAX {
+        tracing::info!(%manifest, found = found.len(), "only {REFERRERS_MAX} referrers are kept");
+        found.truncate(REFERRERS_MAX);
+    }
+    found
+}
+
+/// Brings one in; returns its blobs.
+async fn keep(
+    core: &Arc<Core>,
+    repository: &Repository,
+    wanted: &Descriptor,
+    bytes_left: &mut u64,
+) -> Result<Vec<Digest>> {
+    let fetched = repository.manifest(&wanted.digest.to_string()).await;
+    let fetched = fetched.map_err(failed)?;
+    let manifest = parse(&fetched.bytes, &wanted.digest)?;
+    let mut blobs = Vec::new();
+    for part in parts(&manifest) {
+        *bytes_left = bytes_left.checked_sub(part.size).ok_or_else(|| {
+            EngineError::Invalid(format!("its blobs have more than {ALL_BYTES_MAX} bytes"))
+        })?;
+        let bytes = remote::blob(repository, part, BLOB_BYTES_MAX, "referrer").await?;
+        put(core, bytes).await?;
+        blobs.push(part.digest);
+    }
+    put(core, fetched.bytes.to_vec()).await?;
+    blobs.push(fetched.digest);
+    Ok(blobs)
+}
+
+async fn put(core: &Arc<Core>, bytes: Vec<u8>) -> Result<()> {
+    let job = core.clone();
+    let put = core
+        .jobs
+        .run(Pool::Disk, move || job.storage.put_blob(&bytes));
+    put.await?
+        .map(drop)
+        .map_err(storage_error("store a referrer"))
+}
+
+async fn read(core: &Arc<Core>, digest: Digest) -> Result<Vec<u8>> {
+    let job = core.clone();
+    let read = core.jobs.run(Pool::Disk, move || {
+        job.storage.read_blob(&digest, BLOB_BYTES_MAX, "referrer")
+    });
+    read.await?.map_err(storage_error("read a referrer"))
+}
+
+fn parse(bytes: &[u8], digest: &Digest) -> Result<Manifest> {
+    serde_json::from_slice(bytes).map_err(|cause| {
+        EngineError::Invalid(format!("the referrer {digest} is no manifest: {cause}"))
+    })
+}
+
+fn parts(manifest: &Manifest) -> impl Iterator<Item = &Descriptor> {
+    std::iter::once(&manifest.config).chain(&manifest.layers)
+}
+
+/// Sends all that an image has.
+pub(crate) async fn send(core: &Arc<Core>, repository: &Repository, origin: &Origin) -> Result<()> {
+    for digest in &origin.referrers {
+        let bytes = read(core, *digest).await?;
+        let manifest = parse(&bytes, digest)?;
+        for part in parts(&manifest) {
+            if !repository.has_blob(&part.digest).await.map_err(failed)? {
+                let blob = Bytes::from(read(core, part.digest).await?);
+                let put = repository.put_blob(&part.digest, blob);
+                put.await.map_err(failed)?;
+            }
+        }
+        let referrer = describe(&manifest, digest, bytes.len() as u64);
+        let put = repository.put_referrer(&referrer, Bytes::from(bytes));
+        put.await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn describe(manifest: &Manifest, digest: &Digest, size: u64) -> Referrer {
+    let text = |name: &str| manifest.other.get(name)?.as_str().map(str::to_owned);
+    let subject = manifest.other.get("subject").and_then(|s| s.get("digest"));
+    Referrer {
+        media_type: match manifest.media_type.as_str() {
+            "" => MANIFEST_TYPES[0].to_owned(),
+            kind => kind.to_owned(),
+        },
+        digest: *digest,
+        size,
+        artifact_type: text("artifactType").unwrap_or_else(|| manifest.config.media_type.clone()),
+        subject: subject.and_then(|s| s.as_str()?.parse().ok()),
+    }
+}
+
+/// Sends the index by which a manifest came, under a tag, where all that it names is there already;
+/// then its size.
+pub(crate) async fn send_index(
+    core: &Arc<Core>,
+    repository: &Repository,
+    (index, manifest): (Digest, Digest),
+    tag: &str,
+) -> Result<Option<u64>> {
+    let (job, digest) = (core.clone(), index);
+    let read = core.jobs.run(Pool::Disk, move || {
+        job.storage.read_blob(&digest, DOCUMENT_BYTES_MAX, "index")
+    });
+    let bytes = read.await?.map_err(storage_error("read the index"))?;
+    let parsed: Index = serde_json::from_slice(&bytes)
+        .map_err(|cause| EngineError::Invalid(format!("the index {index}: {cause}")))?;
+    if !parsed
+        .manifests
+        .iter()
+        .any(|entry| entry.digest == manifest)
+    {
+        // Its layers were compressed anew since.
+        return Ok(None);
+    }
+    for entry in &parsed.manifests {
+        let there = repository.has_manifest(&entry.digest.to_string()).await;
+        if !there.map_err(failed)? {
+            return Ok(None);
+        }
+    }
+    let kind = match parsed.media_type.as_str() {
+        "" => hull_storage::image::INDEX_TYPES[0],
+        kind => kind,
+    };
+    let size = bytes.len() as u64;
+    let put = repository.put_manifest(tag, kind, Bytes::from(bytes));
+    put.await.map_err(failed)?;
+    Ok(Some(size))
+}
