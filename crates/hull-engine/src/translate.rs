@@ -51,6 +51,7 @@ pub(crate) fn mounts(spec: &ContainerSpec, files: &Path, volumes: &Sources) -> V
     if host.ipc == NamespaceMode::Host {
         mounts.push(bind("/dev/shm", "/dev/shm", false));
     }
+    let mut asked: Vec<Mount> = Vec::new();
     for name in ["resolv.conf", "hostname", "hosts"] {
         let destination = format!("/etc/{name}");
         let own = host
@@ -60,17 +61,14 @@ pub(crate) fn mounts(spec: &ContainerSpec, files: &Path, volumes: &Sources) -> V
         if !own {
             let source = files.join(name);
             let readonly = host.readonly_rootfs;
-            mounts.push(bind(&source.to_string_lossy(), &destination, readonly));
+            asked.push(bind(&source.to_string_lossy(), &destination, readonly));
         }
     }
-    let mut asked: Vec<&MountSpec> = host.mounts.iter().collect();
-    // What lies deeper is mounted later, or it would be hidden.
-    asked.sort_by_key(|asked| asked.destination.matches('/').count());
-    mounts.extend(
-        asked
-            .into_iter()
-            .filter_map(|asked| asked_mount(asked, volumes)),
-    );
+    let ordered = host.mounts.iter();
+    asked.extend(ordered.filter_map(|asked| asked_mount(asked, volumes)));
+    // What lies deeper is mounted later, or it would be hidden: also our files, by a mount on `/etc`.
+    asked.sort_by_key(|mount| mount.destination.trim_end_matches('/').matches('/').count());
+    mounts.extend(asked);
     mounts
 }
 
@@ -146,6 +144,10 @@ fn tmpfs(asked: &MountSpec, text: &str) -> Mount {
             "nodev" => flags.nodev = true,
             "noatime" => flags.noatime = true,
             "relatime" => flags.relatime = true,
+            // What a mount in memory has anyway, or what makes no difference to one.
+            "defaults" | "async" | "nomand" | "atime" | "diratime" | "nodiratime"
+            | "norelatime" | "strictatime" | "nostrictatime" | "private" | "rprivate"
+            | "shared" | "rshared" | "slave" | "rslave" => {}
             other => data.push(other),
         }
     }

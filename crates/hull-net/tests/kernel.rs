@@ -778,7 +778,10 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 fn eventually_within(time: Duration, what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + time;
+    // An emulated machine takes its time.
+    let patience = std::env::var("HULL_TEST_PATIENCE").ok();
+    let times = patience.and_then(|times| times.parse().ok()).unwrap_or(1);
+    let deadline = Instant::now() + time * times;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {time:?}");
         std::thread::sleep(Duration::from_millis(20));

@@ -82,6 +82,15 @@ pub fn unshare(kinds: Kinds) -> io::Result<()> {
     check(unsafe { libc::unshare(kinds.flags()) }.into()).map(drop)
 }
 
+/// Goes to the root of our own mount namespace, out of a chroot. Whoever enters the namespace later
+/// begins there, so that is what has to become the root of a container.
+///
+/// # Errors
+/// What the kernel says.
+pub fn leave_chroot() -> io::Result<()> {
+    join(open_own("mnt")?.as_fd(), Kinds::MOUNT)
+}
+
 /// Does something in another mount namespace and comes back to our own, to the same root and working
 /// directory. For a process with one thread; where it cannot come back it has to end.
 ///

@@ -127,6 +127,8 @@ fn prepare(given: &mut Given<'_>) -> Result<(), Failure> {
     };
     step("namespace", "join namespaces", join_namespaces(&plan))?;
     step("session", "start a session", process::start_session())?;
+    // A daemon in a chroot would else leave the host's root where an exec enters.
+    step("root", "leave a chroot", namespace::leave_chroot())?;
     step("root", "set propagation of mounts", set_propagation(&plan))?;
     let root = step(
         "root",

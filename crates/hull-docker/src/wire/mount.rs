@@ -232,11 +232,66 @@ pub(crate) fn show_bind(mount: &MountSpec) -> String {
         .join(":")
 }
 
+/// Whether Docker takes this word for a tmpfs: a flag of mounts, or a value that a tmpfs has.
+fn is_tmpfs_option(word: &str) -> bool {
+    const FLAGS: &[&str] = &[
+        "",
+        "defaults",
+        "ro",
+        "rw",
+        "suid",
+        "nosuid",
+        "dev",
+        "nodev",
+        "exec",
+        "noexec",
+        "sync",
+        "async",
+        "dirsync",
+        "mand",
+        "nomand",
+        "atime",
+        "noatime",
+        "diratime",
+        "nodiratime",
+        "relatime",
+        "norelatime",
+        "strictatime",
+        "nostrictatime",
+        "private",
+        "rprivate",
+        "shared",
+        "rshared",
+        "slave",
+        "rslave",
+    ];
+    const VALUES: &[&str] = &[
+        "size",
+        "mode",
+        "uid",
+        "gid",
+        "nr_inodes",
+        "nr_blocks",
+        "mpol",
+    ];
+    match word.split_once('=') {
+        Some((name, _)) => VALUES.contains(&name),
+        None => FLAGS.contains(&word),
+    }
+}
+
 /// Reads one entry of `Tmpfs`.
 pub(crate) fn parse_tmpfs(destination: String, options: String) -> Result<MountSpec, ApiError> {
     if !destination.starts_with('/') {
         return Err(ApiError::invalid(format!(
             "invalid mount path: '{destination}' mount path must be absolute"
+        )));
+    }
+    if let Some(wrong) = options.split(',').find(|word| !is_tmpfs_option(word)) {
+        let parts: Vec<String> = wrong.splitn(2, '=').map(|p| format!("{p:?}")).collect();
+        return Err(ApiError::invalid(format!(
+            "invalid tmpfs option [{}]",
+            parts.join(" ")
         )));
     }
     Ok(MountSpec {
