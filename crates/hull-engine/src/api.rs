@@ -140,6 +140,11 @@ impl Endpoint {
 }
 
 impl Container {
+    /// Its host name: what was asked for, else its short id, or the host's own where it shares that.
+    pub fn hostname(&self) -> String {
+        crate::translate::hostname(&self.spec, self.id)
+    }
+
     /// Its names on one network, most official first.
     pub fn dns_names(&self, asked: &EndpointSpec) -> Vec<String> {
         let spec = &self.spec;

@@ -290,6 +290,8 @@ impl<'a> Inspect<'a> {
                     .join(":"),
             ),
         ]);
+        let mut config = Config::show(&container.spec.config, &container.spec.image_reference);
+        config.hostname.0 = container.hostname();
         Self {
             id: container.id.to_string(),
             created: rfc3339(container.created_ns),
@@ -321,7 +323,7 @@ impl<'a> Inspect<'a> {
             size_rw: sizes.map(|(rw, _)| rw),
             size_root_fs: sizes.map(|(_, all)| all),
             mounts: container.mounts.iter().map(WireMountPoint::from).collect(),
-            config: Config::show(&container.spec.config, &container.spec.image_reference),
+            config,
             network_settings: NetworkSettings::show(container),
             warnings: &container.warnings,
         }
