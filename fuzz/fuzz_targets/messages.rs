@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(Event::decode_all(&writer.finish()).expect("events"), events);
     }
     if let Ok(plan) = Plan::parse(bytes) {
-        let mut writer = Writer::default();
+        let mut writer = Plan::begin();
         for step in plan.steps() {
             step.encode(&mut writer);
             if let Step::Process(steps) = step

@@ -822,6 +822,7 @@ mod tests {
         let expected = HostSpec {
             auto_remove: true,
             console_size: (24, 80),
+            dns_said: true,
             resources: Resources {
                 oom_kill_disable: Some(false),
                 pids_limit: None,
