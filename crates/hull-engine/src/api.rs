@@ -92,6 +92,8 @@ pub struct Container {
     pub layers: Vec<Digest>,
     /// Warnings that were given at create and still hold.
     pub warnings: Vec<String>,
+    /// The machine that it was last started in; none with isolation by the host's kernel.
+    pub machine: Option<MachineFacts>,
 }
 
 /// An attachment of a running container to a network.
@@ -528,6 +530,23 @@ pub struct Facts {
     pub log_drivers: &'static [&'static str],
     /// The log driver of who names none.
     pub log_driver: String,
+}
+
+/// The machine of a container with isolation `vm`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MachineFacts {
+    /// Id of its kernel in the store.
+    pub kernel: String,
+    /// What `uname -r` says inside.
+    pub kernel_release: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Why that one.
+    pub reason: String,
+    /// Its memory, with what its kernel needs.
+    pub memory_bytes: u64,
+    /// Its processors.
+    pub cpus: u32,
 }
 
 /// How a network connects its endpoints.

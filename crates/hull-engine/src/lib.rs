@@ -22,6 +22,7 @@ mod jobs;
 mod limits;
 mod log_driver;
 mod logs;
+mod machine;
 mod name;
 mod names;
 mod network;
@@ -162,6 +163,12 @@ impl Engine {
     /// Facts for `info` and `version`.
     pub fn facts(&self) -> Facts {
         open::facts(&self.0)
+    }
+
+    /// What machines run on (`kvm` or `tcg`), why, and the release of the kernel that they boot.
+    pub fn machine_support(&self) -> (&'static str, String, Option<String>) {
+        let (verdict, kernel) = machine::support(&self.0);
+        (verdict.accelerator.word(), verdict.reason, kernel)
     }
 
     /// Facts for figures of containers.
@@ -431,6 +438,7 @@ impl Containers<'_> {
         if !container.state.is_live() {
             return Err(EngineError::NotRunning(id));
         }
+        machine::refuse(&container.spec, "listing processes")?;
         let cgroup = self.0.cgroup_path(&container.spec, id);
         Ok(self.0.processes(&cgroup)?.into_iter().collect())
     }

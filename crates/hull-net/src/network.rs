@@ -359,6 +359,8 @@ pub struct Endpoint {
     pub mac: Option<Mac>,
     /// Gateways, at most one per family, over which leaves what no other route covers.
     pub gateways: Vec<IpAddr>,
+    /// Its link on the host is a tap that is there already, its other end is in a machine.
+    pub is_tap: bool,
 }
 
 impl Endpoint {
@@ -377,6 +379,7 @@ impl Endpoint {
             link_local: Vec::new(),
             mac: None,
             gateways,
+            is_tap: false,
         }
     }
 

@@ -63,11 +63,14 @@ pub fn plan_endpoint(
 ) -> LinkSteps {
     let name = host_link(&endpoint.sandbox, endpoint.number);
     let mut host = Batch::new();
-    let netns_fd_offset = host.create_veth(&Veth {
-        name: &name,
-        peer_name: &endpoint.link,
-        peer_mac: endpoint.mac().0,
-        mtu: network.mtu,
+    // A tap is there already: whoever opened it has its other end.
+    let netns_fd_offset = (!endpoint.is_tap).then(|| {
+        host.create_veth(&Veth {
+            name: &name,
+            peer_name: &endpoint.link,
+            peer_mac: endpoint.mac().0,
+            mtu: network.mtu,
+        })
     });
     host.set_link(
         &name,
@@ -77,7 +80,7 @@ pub fn plan_endpoint(
             up: Some(true),
             // A port of a bridge talks for others only.
             link_local: Some(false),
-            mtu: None,
+            mtu: endpoint.is_tap.then_some(network.mtu),
         },
     );
     // Frames between ports never come to the table's rules, unless the host passes bridged frames
@@ -87,7 +90,7 @@ pub fn plan_endpoint(
     LinkSteps {
         host: host.into_bytes(),
         inside: plan_inside(network, endpoint),
-        netns_fd_offset: Some(netns_fd_offset),
+        netns_fd_offset,
     }
 }
 
@@ -131,6 +134,7 @@ fn plan_inside(network: &Network, endpoint: &Endpoint) -> Vec<u8> {
     let up = LinkChange {
         up: Some(true),
         link_local: Some(link_local),
+        mtu: endpoint.is_tap.then_some(network.mtu),
         ..LinkChange::default()
     };
     inside.find_link(&endpoint.link);

@@ -23,3 +23,4 @@ pub mod seccomp;
 pub mod service;
 pub mod socket;
 pub mod spawn;
+pub mod tap;

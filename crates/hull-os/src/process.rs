@@ -414,6 +414,15 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, RawFd::MAX, flags) }).map(drop)
 }
 
+/// Lets a descriptor, by its number, stay open in the next program.
+///
+/// # Errors
+/// When it is not open.
+pub fn keep_open(fd: RawFd) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) }.into()).map(drop)
+}
+
 /// Makes a descriptor survive execve, or not.
 ///
 /// # Errors

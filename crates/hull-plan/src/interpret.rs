@@ -172,6 +172,8 @@ impl<'a> Sorted<'a> {
                     })?;
                 }
                 ProcessStep::Umask(mask) => sorted.umask = Some(mask),
+                ProcessStep::Pass(fd) => process::keep_open(fd)
+                    .map_err(|cause| Failure::system("descriptors", "pass a descriptor", &cause))?,
                 // Carried out by whoever made this child.
                 ProcessStep::OomScoreAdj(_) | ProcessStep::Terminal(..) | ProcessStep::Stdin(_) => {
                 }

@@ -4,14 +4,16 @@
 //! plan    = header, sandbox steps            read by the shim (or the agent of a guest)
 //! process = process steps                    the same bytes for container, exec, guest
 //! message = one request or event             between daemon and shim
+//! frame   = messages, streams                between the shim of a machine and the agent inside
 //! ```
 //!
-//! All three are records of one codec ([`codec`]): a tag, a length, fields in fixed order, strings
+//! All but frames are records of one codec ([`codec`]): a tag, a length, fields in fixed order, strings
 //! with a NUL at their end. So the interpreter hands pointers into the received bytes to system
 //! calls, and a decoder is a bounds check and nothing else. [`interpret`] carries out process steps in
 //! a child that has one thread; it decides nothing, the plan already did.
 
 pub mod codec;
+pub mod frame;
 pub mod interpret;
 pub mod message;
 pub mod plan;

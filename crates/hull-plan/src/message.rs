@@ -99,6 +99,11 @@ pub enum Request {
         /// The signal.
         signal: i32,
     },
+    /// Send a signal to the first process of a guest, which has no descriptor outside.
+    Signal {
+        /// The signal.
+        signal: i32,
+    },
 }
 
 /// How a process ended.
@@ -137,6 +142,8 @@ pub enum Event {
         started: (u32, i64),
         /// How the first process ended, if it has.
         exit: Option<Exit>,
+        /// Its first process is a machine, whose guest takes signals by [`Request::Signal`].
+        has_guest: bool,
     },
     /// The first process runs. With its descriptor.
     Started {
@@ -208,6 +215,7 @@ mod tag {
     pub(super) const RELEASE: u16 = 8;
     pub(super) const CHANGE_LINKS: u16 = 9;
     pub(super) const OPEN_RESOLVER: u16 = 10;
+    pub(super) const SIGNAL: u16 = 11;
     pub(super) const STATUS: u16 = 101;
     pub(super) const STARTED: u16 = 102;
     pub(super) const START_FAILED: u16 = 103;
@@ -320,7 +328,8 @@ impl Request {
             | Request::ChangeLinks { .. }
             | Request::Keep { .. }
             | Request::Release { .. }
-            | Request::OpenResolver { .. } => None,
+            | Request::OpenResolver { .. }
+            | Request::Signal { .. } => None,
             Request::Attach { target, .. }
             | Request::Resize { target, .. }
             | Request::CloseStdin { target } => Some(*target),
@@ -358,6 +367,7 @@ impl Request {
                 w.u32((*port).into());
                 w.blob(rules);
             }),
+            Request::Signal { signal } => w.record(tag::SIGNAL, |w| w.i32(*signal)),
             Request::SignalExec { id, signal } => w.record(tag::SIGNAL_EXEC, |w| {
                 w.id(id);
                 w.i32(*signal);
@@ -401,6 +411,7 @@ impl Request {
                 number: r.u32()?,
                 requests: r.blob()?.to_vec(),
             },
+            tag::SIGNAL => Request::Signal { signal: r.i32()? },
             tag::SIGNAL_EXEC => Request::SignalExec {
                 id: r.id()?,
                 signal: r.i32()?,
@@ -428,6 +439,7 @@ impl Event {
                 version,
                 started,
                 exit,
+                has_guest,
             } => w.record(tag::STATUS, |w| {
                 w.u32(*version);
                 w.u32(started.0);
@@ -436,6 +448,7 @@ impl Event {
                 if let Some(exit) = exit {
                     exit.encode(w);
                 }
+                w.bool(*has_guest);
             }),
             Event::Started { pid, at_ns } => w.record(tag::STARTED, |w| {
                 w.u32(*pid);
@@ -493,6 +506,8 @@ impl Event {
                     version,
                     started,
                     exit,
+                    // Shims from before there were machines do not say.
+                    has_guest: r.bool().unwrap_or(false),
                 }
             }
             tag::STARTED => Event::Started {
@@ -554,6 +569,7 @@ mod tests {
                 target: Target::Init,
             },
             Request::SignalExec { id, signal: 15 },
+            Request::Signal { signal: 10 },
             Request::Keep { keys: vec![1, 2] },
             Request::Release { keys: vec![3] },
             Request::ChangeLinks {
@@ -593,6 +609,7 @@ mod tests {
                 version: 1,
                 started: (7, 8),
                 exit: Some(exit),
+                has_guest: true,
             },
             Event::Started { pid: 1, at_ns: 2 },
             Event::StartFailed(failure.clone()),

@@ -95,6 +95,26 @@ pub enum Step<'a> {
     SharedMemory(i32),
     /// Our own init is process 1.
     Init,
+    /// A file server that its machine has.
+    Share {
+        /// Where it listens.
+        listener: i32,
+        /// It must not write.
+        readonly: bool,
+        /// Directory of the host.
+        source: &'a CStr,
+        /// Its command, as process steps.
+        command: &'a [u8],
+    },
+    /// The first process is a machine: what it runs is in its guest.
+    Machine {
+        /// Our end of the agent's channel.
+        agent: i32,
+        /// Terminal and standard input of the guest's first process, as process steps.
+        stdio: &'a [u8],
+        /// A [`crate::frame::Guest`].
+        guest: &'a [u8],
+    },
     /// What runs: process steps.
     Process(&'a [u8]),
 }
@@ -308,6 +328,8 @@ mod tag {
     pub(super) const LOG_SERVICE: u16 = 24;
     pub(super) const RESOLVER: u16 = 25;
     pub(super) const SHARED_MEMORY: u16 = 26;
+    pub(super) const MACHINE: u16 = 27;
+    pub(super) const SHARE: u16 = 28;
 }
 
 impl Propagation {
@@ -328,6 +350,16 @@ impl Propagation {
                 what: "propagation",
             }),
         }
+    }
+}
+
+impl Log<'_> {
+    fn encode(&self, w: &mut Writer) {
+        w.i32(self.dir);
+        w.text(self.name);
+        w.u64(self.size_max);
+        w.u32(self.files_max);
+        w.blob(self.attributes);
     }
 }
 
@@ -481,13 +513,7 @@ impl<'a> Step<'a> {
                 w.text(value);
             }),
             Step::OomScoreAdj(value) => w.record(tag::OOM_SCORE_ADJ, |w| w.i32(value)),
-            Step::Log(log) => w.record(tag::LOG, |w| {
-                w.i32(log.dir);
-                w.text(log.name);
-                w.u64(log.size_max);
-                w.u32(log.files_max);
-                w.blob(log.attributes);
-            }),
+            Step::Log(log) => w.record(tag::LOG, |w| log.encode(w)),
             Step::LogService(service) => w.record(tag::LOG_SERVICE, |w| service.encode(w)),
             Step::Attachment(attachment) => w.record(tag::ATTACHMENT, |w| {
                 w.i32(attachment.fd);
@@ -502,12 +528,46 @@ impl<'a> Step<'a> {
                 w.blob(rules);
             }),
             Step::Init => w.record(tag::INIT, |_| ()),
+            Step::Share { .. } | Step::Machine { .. } => self.encode_machine(w),
             Step::Process(steps) => w.record(tag::PROCESS, |w| w.blob(steps)),
+        }
+    }
+
+    /// Writes a step that only machines have.
+    fn encode_machine(&self, w: &mut Writer) {
+        match *self {
+            Step::Share {
+                listener,
+                readonly,
+                source,
+                command,
+            } => w.record(tag::SHARE, |w| {
+                w.i32(listener);
+                w.bool(readonly);
+                w.text(source);
+                w.blob(command);
+            }),
+            Step::Machine {
+                agent,
+                stdio,
+                guest,
+            } => w.record(tag::MACHINE, |w| {
+                w.i32(agent);
+                w.blob(stdio);
+                w.blob(guest);
+            }),
+            _ => {}
         }
     }
 
     fn decode(tag: u16, r: &mut Reader<'a>) -> Result<Step<'a>, Malformed> {
         Ok(match tag {
+            tag::SHARE => Step::Share {
+                listener: r.i32()?,
+                readonly: r.bool()?,
+                source: r.text()?,
+                command: r.blob()?,
+            },
             tag::NAME => Step::Name(r.text()?),
             tag::NAMESPACES => Step::Namespaces(r.u64()?),
             tag::JOIN => Step::Join {
@@ -564,6 +624,11 @@ impl<'a> Step<'a> {
                 rules: r.blob()?,
             },
             tag::INIT => Step::Init,
+            tag::MACHINE => Step::Machine {
+                agent: r.i32()?,
+                stdio: r.blob()?,
+                guest: r.blob()?,
+            },
             tag::PROCESS => Step::Process(r.blob()?),
             // Leaving out a step that we do not know could leave out a wall.
             _ => {

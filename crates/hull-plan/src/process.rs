@@ -36,6 +36,8 @@ pub enum ProcessStep<'a> {
     Terminal(u16, u16),
     /// What standard input is.
     Stdin(Stdin),
+    /// A descriptor that stays open in the program, by its number.
+    Pass(i32),
 }
 
 /// Capability sets, one bit per number.
@@ -79,6 +81,7 @@ mod tag {
     pub(super) const UMASK: u16 = 11;
     pub(super) const TERMINAL: u16 = 12;
     pub(super) const STDIN: u16 = 13;
+    pub(super) const PASS: u16 = 14;
 }
 
 impl<'a> ProcessStep<'a> {
@@ -120,6 +123,7 @@ impl<'a> ProcessStep<'a> {
                     Stdin::Once => 2,
                 });
             }),
+            ProcessStep::Pass(fd) => w.record(tag::PASS, |w| w.i32(fd)),
         }
     }
 
@@ -154,6 +158,7 @@ impl<'a> ProcessStep<'a> {
                     });
                 }
             }),
+            tag::PASS => ProcessStep::Pass(r.i32()?),
             // Leaving out a step that we do not know could leave out a wall.
             _ => {
                 return Err(Malformed {
@@ -210,6 +215,14 @@ impl<'a> Process<'a> {
             .unwrap_or_default()
     }
 
+    /// Descriptors that stay open in its program.
+    pub fn passed(&self) -> impl Iterator<Item = i32> + use<'a> {
+        self.steps().filter_map(|step| match step {
+            ProcessStep::Pass(fd) => Some(fd),
+            _ => None,
+        })
+    }
+
     /// How ready the kernel is to kill it.
     pub fn oom_score_adj(&self) -> Option<i32> {
         self.steps().find_map(|step| match step {
@@ -243,6 +256,7 @@ mod tests {
             ProcessStep::Umask(0o27),
             ProcessStep::Terminal(24, 80),
             ProcessStep::Stdin(Stdin::Once),
+            ProcessStep::Pass(7),
         ];
         let mut w = Writer::default();
         steps.iter().for_each(|step| step.encode(&mut w));

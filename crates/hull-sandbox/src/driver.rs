@@ -174,7 +174,8 @@ impl Driver {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(copy);
-        Ok(Shim::new(spec.id, ours, child.pidfd))
+        let has_guest = spec.machine.is_some();
+        Ok(Shim::new(spec.id, ours, child.pidfd, has_guest))
     }
 
     /// Finds a sandbox again.
@@ -208,7 +209,7 @@ impl Driver {
                 ));
             }
         };
-        let mut shim = Shim::new(*id, socket, pidfd);
+        let mut shim = Shim::new(*id, socket, pidfd, false);
         let hello = Request::Hello {
             version: hull_plan::VERSION,
         };
@@ -379,7 +380,8 @@ impl Driver {
         })
     }
 
-    pub(crate) fn program(&self) -> BorrowedFd<'_> {
+    /// The shim program, for other short-lived roles of it.
+    pub fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
     }
 
@@ -529,7 +531,10 @@ fn status_of(shim: &mut Shim) -> Option<Status> {
     let mut status = None;
     for event in shim.take_waiting() {
         match event {
-            message::Event::Status { started, .. } => {
+            message::Event::Status {
+                started, has_guest, ..
+            } => {
+                shim.set_guest(has_guest);
                 let started = Some(started).filter(|(pid, _)| *pid != 0);
                 status = Some(Status {
                     started,

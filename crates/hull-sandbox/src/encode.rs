@@ -17,8 +17,8 @@ use hull_plan::process::{self, ProcessStep};
 
 use crate::error::Error;
 use crate::spec::{
-    Attachment, Cgroup, DeviceNode, Lowers, Mount, MountKind, MountOptions, Namespace, Process,
-    Propagation, Root, Spec, Stdin,
+    Attachment, Cgroup, DeviceNode, LinkSteps, Lowers, Mount, MountKind, MountOptions, Namespace,
+    Namespaces, Process, Propagation, Root, Spec, Stdin,
 };
 
 /// A plan and the descriptors that it names, which follow the given ones in this order.
@@ -52,66 +52,17 @@ pub(crate) fn encode<'a>(
     attach: &'a [Attachment],
     host: &Host<'a>,
 ) -> Result<Encoded<'a>, Error> {
+    if let Some(machine) = &spec.machine {
+        return crate::machine::encode(spec, machine, attach, host);
+    }
     let mut encoder = Encoder::new(host.given);
     encoder.step(&Step::Name(&text("id", &spec.id.short())?));
-    encoder.namespaces(spec)?;
+    encoder.namespaces(&spec.namespaces)?;
     encoder.root(&spec.root)?;
-    encoder.step(&Step::HostName(
-        &text("hostname", &spec.hostname)?,
-        &text("domainname", &spec.domainname)?,
-    ));
-    for links in &spec.link_steps {
-        encoder.step(&Step::Links {
-            host: &links.host,
-            inside: &links.inside,
-            netns_fd_offset: links.netns_fd_offset.unwrap_or(u32::MAX),
-        });
-    }
-    for mount in &spec.mounts {
-        encoder.mount(mount)?;
-        if let Some(mounts) = &spec.namespaces.shared_memory
-            && mount.destination == "/dev"
-        {
-            let fd = encoder.add(mounts.as_fd());
-            encoder.step(&Step::SharedMemory(fd));
-        }
-    }
-    spec.devices
-        .iter()
-        .try_for_each(|device| encoder.device(device))?;
+    encoder.links(&spec.link_steps);
     encoder.cgroup(&spec.cgroup, host.hierarchies)?;
-    for sysctl in &spec.sysctls {
-        let path = sysctl_path(&sysctl.name);
-        encoder.step(&Step::Sysctl(
-            &text("sysctl", &path)?,
-            &text("sysctl", &sysctl.value)?,
-        ));
-    }
-    for path in &spec.masked_paths {
-        encoder.step(&Step::Mask(&text("masked path", path)?));
-    }
-    for path in &spec.readonly_paths {
-        encoder.step(&Step::ReadOnly(&text("read-only path", path)?));
-    }
-    if let Some(value) = spec.oom_score_adj {
-        encoder.step(&Step::OomScoreAdj(value));
-    }
-    encoder.log(spec, host.log_dir)?;
-    for attachment in attach {
-        let fd = encoder.add(attachment.stream.as_fd());
-        let streams = stream_bits(attachment);
-        encoder.step(&Step::Attachment(plan::Attachment { fd, streams }));
-    }
-    if let Some(resolver) = &spec.resolver {
-        encoder.step(&Step::Resolver {
-            port: resolver.port.into(),
-            rules: &resolver.rules,
-        });
-    }
-    for kept in &spec.kept {
-        let fd = encoder.add(kept.socket.as_fd());
-        encoder.step(&Step::Keep { key: kept.key, fd });
-    }
+    encoder.inside(spec)?;
+    encoder.outside(spec, attach, host.log_dir)?;
     if spec.init {
         encoder.step(&Step::Init);
     }
@@ -215,20 +166,92 @@ impl<'a> Encoder<'a> {
         });
     }
 
-    fn step(&mut self, step: &Step<'_>) {
+    /// What the container sees of itself, wherever it runs.
+    pub(crate) fn inside(&mut self, spec: &'a Spec) -> Result<(), Error> {
+        self.step(&Step::HostName(
+            &text("hostname", &spec.hostname)?,
+            &text("domainname", &spec.domainname)?,
+        ));
+        for mount in &spec.mounts {
+            self.mount(mount)?;
+            if let Some(mounts) = &spec.namespaces.shared_memory
+                && mount.destination == "/dev"
+            {
+                let fd = self.add(mounts.as_fd());
+                self.step(&Step::SharedMemory(fd));
+            }
+        }
+        spec.devices
+            .iter()
+            .try_for_each(|device| self.device(device))?;
+        for sysctl in &spec.sysctls {
+            let path = sysctl_path(&sysctl.name);
+            self.step(&Step::Sysctl(
+                &text("sysctl", &path)?,
+                &text("sysctl", &sysctl.value)?,
+            ));
+        }
+        for path in &spec.masked_paths {
+            self.step(&Step::Mask(&text("masked path", path)?));
+        }
+        for path in &spec.readonly_paths {
+            self.step(&Step::ReadOnly(&text("read-only path", path)?));
+        }
+        if let Some(value) = spec.oom_score_adj {
+            self.step(&Step::OomScoreAdj(value));
+        }
+        Ok(())
+    }
+
+    /// What its shim on this host has: log, clients, sockets.
+    pub(crate) fn outside(
+        &mut self,
+        spec: &'a Spec,
+        attach: &'a [Attachment],
+        log_dir: Option<&'a OwnedFd>,
+    ) -> Result<(), Error> {
+        self.log(spec, log_dir)?;
+        for attachment in attach {
+            let fd = self.add(attachment.stream.as_fd());
+            let streams = stream_bits(attachment);
+            self.step(&Step::Attachment(plan::Attachment { fd, streams }));
+        }
+        if let Some(resolver) = &spec.resolver {
+            self.step(&Step::Resolver {
+                port: resolver.port.into(),
+                rules: &resolver.rules,
+            });
+        }
+        for kept in &spec.kept {
+            let fd = self.add(kept.socket.as_fd());
+            self.step(&Step::Keep { key: kept.key, fd });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn links(&mut self, steps: &[LinkSteps]) {
+        for links in steps {
+            self.step(&Step::Links {
+                host: &links.host,
+                inside: &links.inside,
+                netns_fd_offset: links.netns_fd_offset.unwrap_or(u32::MAX),
+            });
+        }
+    }
+
+    pub(crate) fn step(&mut self, step: &Step<'_>) {
         step.encode(&mut self.writer);
     }
 
     /// Adds a descriptor and returns the number that it will have.
-    fn add(&mut self, fd: BorrowedFd<'a>) -> i32 {
+    pub(crate) fn add(&mut self, fd: BorrowedFd<'a>) -> i32 {
         let index = self.given + self.descriptors.len();
         self.descriptors.push(fd);
         // Far below what a number holds: the process could not have opened so many.
         FIRST_DESCRIPTOR + i32::try_from(index).unwrap_or(i32::MAX - FIRST_DESCRIPTOR)
     }
 
-    fn namespaces(&mut self, spec: &'a Spec) -> Result<(), Error> {
-        let namespaces = &spec.namespaces;
+    pub(crate) fn namespaces(&mut self, namespaces: &'a Namespaces) -> Result<(), Error> {
         let mut own = Kinds::none();
         for (kind, namespace) in [
             (Kinds::PID, &namespaces.pid),
@@ -328,7 +351,7 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn device(&mut self, device: &DeviceNode) -> Result<(), Error> {
+    pub(crate) fn device(&mut self, device: &DeviceNode) -> Result<(), Error> {
         /// Type bits of a block and a character device.
         const BLOCK: u32 = 0o060_000;
         const CHARACTER: u32 = 0o020_000;
@@ -344,7 +367,11 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn cgroup(&mut self, cgroup: &Cgroup, hierarchies: &Hierarchies) -> Result<(), Error> {
+    pub(crate) fn cgroup(
+        &mut self,
+        cgroup: &Cgroup,
+        hierarchies: &Hierarchies,
+    ) -> Result<(), Error> {
         if !is_safe_cgroup(&cgroup.path) {
             return Err(invalid("cgroup", "has no safe path"));
         }
@@ -430,11 +457,11 @@ fn invalid(what: &'static str, why: &str) -> Error {
     }
 }
 
-fn text(what: &'static str, value: &str) -> Result<CString, Error> {
+pub(crate) fn text(what: &'static str, value: &str) -> Result<CString, Error> {
     CString::new(value).map_err(|_| invalid(what, "has a NUL inside"))
 }
 
-fn path(what: &'static str, value: &Path) -> Result<CString, Error> {
+pub(crate) fn path(what: &'static str, value: &Path) -> Result<CString, Error> {
     CString::new(value.as_os_str().as_bytes()).map_err(|_| invalid(what, "has a NUL inside"))
 }
 

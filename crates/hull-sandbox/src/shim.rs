@@ -27,6 +27,8 @@ pub struct Shim {
     /// Events of one message that were not taken yet.
     waiting: VecDeque<message::Event>,
     gone: bool,
+    /// Its first process is a machine; signals go to what runs in its guest.
+    has_guest: bool,
 }
 
 /// What a shim has to say.
@@ -113,7 +115,7 @@ pub enum Target {
 
 impl Shim {
     /// Takes over a connection.
-    pub(crate) fn new(id: SandboxId, socket: OwnedFd, pidfd: OwnedFd) -> Shim {
+    pub(crate) fn new(id: SandboxId, socket: OwnedFd, pidfd: OwnedFd, has_guest: bool) -> Shim {
         Shim {
             id,
             socket,
@@ -122,6 +124,7 @@ impl Shim {
             kept: Vec::new(),
             waiting: VecDeque::new(),
             gone: false,
+            has_guest,
         }
     }
 
@@ -175,6 +178,11 @@ impl Shim {
         }
         self.waiting.extend(events);
         Ok(true)
+    }
+
+    /// As the shim's status says.
+    pub(crate) fn set_guest(&mut self, has_guest: bool) {
+        self.has_guest = has_guest;
     }
 
     /// Takes the events received so far in the shim's own form.
@@ -269,6 +277,9 @@ impl Shim {
             id: self.id.short(),
         };
         let init = self.init.as_ref().ok_or_else(not_running)?;
+        if self.has_guest && signal != hull_model::signal::KILL {
+            return self.send(&Request::Signal { signal }, &[]);
+        }
         match process::pidfd_send_signal(init.as_fd(), signal) {
             Ok(()) => Ok(()),
             Err(cause) if cause.raw_os_error() == Some(ESRCH) => Err(not_running()),

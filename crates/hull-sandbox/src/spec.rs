@@ -94,6 +94,8 @@ pub struct Spec {
     pub init: bool,
     /// Where output goes.
     pub log: Log,
+    /// What carries it where that is not this kernel.
+    pub machine: Option<crate::Machine>,
 }
 
 /// A name server's sockets in the container's network namespace; the shim makes and keeps them.

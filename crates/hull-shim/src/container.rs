@@ -1,7 +1,7 @@
 //! Makes the container: the shim's side between its own start and its poll loop.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use hull_os::namespace::{self, Kinds};
 use hull_os::process::{self, ClonePlan, Cloned, SignalSet, SingleThreaded};
@@ -11,10 +11,13 @@ use hull_plan::{Failure, FailureKind, Plan, Process, Step};
 
 use crate::cgroup::Cgroup;
 use crate::inside::{self, Given};
+use crate::machine::{self, Machine};
+use crate::relay::Stream;
 use crate::remap;
 use crate::resolver;
 use crate::root;
 use crate::serve::{Server, Task, decode_failure};
+use crate::share;
 use crate::stdio;
 use crate::{given, take};
 
@@ -80,6 +83,13 @@ impl Mapping {
         )
     }
 
+    /// Memory that is shared with the kernel behind a descriptor.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn shared(length: usize, fd: i32) -> io::Result<Mapping> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Mapping::new(length, protection, libc::MAP_SHARED, fd)
+    }
+
     fn new(length: usize, protection: i32, flags: i32, fd: i32) -> io::Result<Mapping> {
         let nowhere = std::ptr::null_mut();
         // SAFETY: a new private mapping at a place that the kernel chooses.
@@ -133,6 +143,11 @@ fn close_others(plan: &Plan<'_>) {
             Step::Log(log) => keep.push(log.dir),
             Step::Attachment(attachment) => keep.push(attachment.fd),
             Step::Keep { fd, .. } => keep.push(fd),
+            Step::Machine { agent, .. } => keep.push(agent),
+            Step::Share { listener, .. } => keep.push(listener),
+            Step::Process(steps) => {
+                keep.extend(Process::parse(steps).iter().flat_map(Process::passed));
+            }
             _ => {}
         }
     }
@@ -157,7 +172,9 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
         .map_err(|malformed| Failure::plain("plan", malformed.to_string()))?;
     let (mut stdio, streams) =
         stdio::make(&process).map_err(system("stdio", "make standard streams"))?;
-    open_log_and_clients(plan, server, &mut stdio)?;
+    let mut guest = Guest::of(plan)?;
+    let clients = guest.as_mut().map_or(&mut stdio, |guest| &mut guest.stdio);
+    open_log_and_clients(plan, server, clients)?;
     let sources = root::open(plan)?;
     let (ours, theirs) = socket::message_pair().map_err(system("sync", "make a socket"))?;
     let init = match plan.steps().any(|step| step == Step::Init) {
@@ -209,11 +226,79 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             }
             let _ = process::set_nonblocking(ours.as_fd());
             server.init_pidfd = Some(pidfd);
-            server
-                .tasks
-                .push(Task::starting(Target::Init, pid, ours, stdio));
-            Ok(())
+            close_passed(&process);
+            let Some(guest) = guest else {
+                let task = Task::starting(Target::Init, pid, ours, stdio);
+                server.tasks.push(task);
+                return Ok(());
+            };
+            let outputs = stdio.take_outputs();
+            let machine = Task::starting(Target::Init, pid, ours, stdio);
+            guest
+                .hand_over(plan, server, machine, outputs)
+                .map_err(system("machine", "take over the machine"))
         }
+    }
+}
+
+/// What was given to the first process only.
+fn close_passed(process: &Process<'_>) {
+    for fd in process.passed() {
+        // SAFETY: it was given to us to be passed on, which is done, and nobody else uses it here.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+/// What runs in the guest of a machine, at our end.
+struct Guest<'a> {
+    stdio: stdio::Stdio,
+    streams: Vec<(Target, Stream)>,
+    agent: OwnedFd,
+    start: &'a [u8],
+}
+
+impl<'a> Guest<'a> {
+    /// The one that the plan has, if its first process is a machine.
+    fn of(plan: &Plan<'a>) -> Result<Option<Guest<'a>>, Failure> {
+        let failed = |cause| Failure::system("machine", "make streams of the guest", &cause);
+        let found = plan.steps().find_map(|step| match step {
+            Step::Machine {
+                agent,
+                stdio,
+                guest,
+            } => Some((agent, stdio, guest)),
+            _ => None,
+        });
+        let Some((agent, steps, start)) = found else {
+            return Ok(None);
+        };
+        let steps = Process::parse(steps).map_err(|error| failed(error.into()))?;
+        let (stdio, streams) = machine::make_streams(&steps, 0, Target::Init).map_err(failed)?;
+        let agent = take(agent).map_err(failed)?;
+        Ok(Some(Guest {
+            stdio,
+            streams,
+            agent,
+            start,
+        }))
+    }
+
+    fn hand_over(
+        self,
+        plan: &Plan<'_>,
+        server: &mut Server,
+        process: Task,
+        outputs: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let mut machine = Machine::new(process, outputs, self.agent, self.start, self.streams)?;
+        for step in plan.steps() {
+            if let Step::Resolver { port, .. } = step {
+                machine.open_names(u16::try_from(port).map_err(io::Error::other)?)?;
+            }
+        }
+        server.machine = Some(machine);
+        server.tasks.push(Task::in_guest(Target::Init, self.stdio));
+        Ok(())
     }
 }
 
@@ -349,6 +434,8 @@ fn equip(
     pid: u32,
     oom_score_adj: Option<&str>,
 ) -> Result<(), Failure> {
+    share::start_all(plan, &server.cgroup)
+        .map_err(|cause| Failure::system("mount", "start a file server", &cause))?;
     server.owns_links = make_links(plan, pid)?;
     for step in plan.steps() {
         if let Step::Resolver { port, rules } = step {

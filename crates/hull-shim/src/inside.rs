@@ -217,6 +217,7 @@ fn close_others(given: &Given<'_>) {
     );
     keep.extend(given.streams.descriptors());
     keep.extend(given.init.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(given.process.passed());
     for planned in given.plan.steps() {
         match planned {
             Step::Join { fd, .. } | Step::LowerDescriptor(fd) => keep.push(fd),

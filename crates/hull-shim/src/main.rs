@@ -9,20 +9,25 @@
 //! One thread and one poll loop. It makes the container, is its parent, owns its standard streams
 //! and its log, starts added processes and leaves exit records, with or without a daemon. It
 //! decides nothing: what to do is in the plan. Its memory is paid per container, so it keeps
-//! nothing it no longer needs. Started under other names it is process 1 of a container ([`init`]) or
-//! makes a view of a container's files ([`worker`]).
+//! nothing it no longer needs. Started under other names it is process 1 of a container ([`init`]) or of a
+//! guest ([`agent`]), makes a view of a container's files ([`worker`]) or tries a guest ([`probe`]).
 
+mod agent;
 mod cgroup;
 mod container;
 mod exec;
 mod init;
 mod inside;
 mod log;
+mod machine;
+mod probe;
 mod record;
+mod relay;
 mod remap;
 mod resolver;
 mod root;
 mod serve;
+mod share;
 mod stdio;
 mod worker;
 
@@ -52,6 +57,9 @@ fn main() {
         Some(name) if name == hull_plan::interpret::INIT_NAME => init::run(&args),
         Some(name) if name == c"hull-shim" => code(&container::run()),
         Some(name) if name == c"hull-worker" => code(&worker::run()),
+        // The kernel of a guest starts it so.
+        Some(name) if name == c"/init" && std::process::id() == 1 => code(&agent::run()),
+        Some(name) if name == c"hull-kvm-probe" => probe::run(),
         _ => EXIT_USAGE,
     };
     process::exit_now(code);

@@ -16,6 +16,7 @@ use crate::container::{Mapping, change_links, wire};
 use crate::exec::{self, Place};
 use crate::inside::report;
 use crate::log::Log;
+use crate::machine::{self, Machine, Said};
 use crate::record;
 use crate::resolver;
 use crate::stdio::{READ_BYTES, Stdio};
@@ -41,6 +42,8 @@ pub(crate) struct Server {
     pub(crate) log: Log,
     pub(crate) cgroup: Cgroup,
     pub(crate) init_pidfd: Option<OwnedFd>,
+    /// What the first process is, where it is no ordinary one.
+    pub(crate) machine: Option<Machine>,
     pub(crate) mount_namespace: Option<OwnedFd>,
     /// Sockets that stay open for daemons to come, by what those call them.
     pub(crate) kept: Vec<(u32, OwnedFd)>,
@@ -71,6 +74,11 @@ pub(crate) struct Task {
     ended: Option<(Ended, i64)>,
     /// When waiting for others to close its streams is over.
     deadline: Option<Instant>,
+    /// It runs in a guest, which tells of its start and end.
+    in_guest: bool,
+    /// Its start has not been told of yet.
+    is_pending: bool,
+    oom_killed: bool,
 }
 
 impl Task {
@@ -86,7 +94,41 @@ impl Task {
             stdio,
             ended: None,
             deadline: None,
+            in_guest: false,
+            is_pending: false,
+            oom_killed: false,
         }
+    }
+
+    /// A process that a guest is to start.
+    pub(crate) fn in_guest(target: Target, stdio: Stdio) -> Task {
+        Task {
+            target,
+            pid: 0,
+            sync: None,
+            ready: true,
+            announced: false,
+            failure: None,
+            stdio,
+            ended: None,
+            deadline: None,
+            in_guest: true,
+            is_pending: true,
+            oom_killed: false,
+        }
+    }
+
+    /// Ends a process of ours.
+    pub(crate) fn kill(&self) {
+        if self.ended.is_none() && self.pid != 0 {
+            // SAFETY: integers only. It is not reaped yet, so the number is its own.
+            unsafe { libc::kill(self.pid.cast_signed(), libc::SIGKILL) };
+        }
+    }
+
+    fn end(&mut self, ended: Ended) {
+        self.is_pending = false;
+        self.ended.get_or_insert((ended, process::now_ns()));
     }
 
     /// Only the first process's output is the container's log; an exec's goes to its clients.
@@ -95,7 +137,7 @@ impl Task {
     }
 
     fn is_running(&self) -> bool {
-        self.sync.is_none() && self.failure.is_none() && self.ended.is_none()
+        self.sync.is_none() && self.failure.is_none() && self.ended.is_none() && !self.is_pending
     }
 
     /// It ended, and its streams too, or their time is over.
@@ -131,6 +173,7 @@ impl Server {
             log: Log::default(),
             cgroup: Cgroup::default(),
             init_pidfd: None,
+            machine: None,
             mount_namespace: None,
             kept: Vec::new(),
             kinds: Kinds::none(),
@@ -156,8 +199,13 @@ impl Server {
                 let log = task.is_logged().then_some(&mut self.log);
                 task.stdio.turn(&fds, buffer, log);
             }
+            let mut said = Vec::new();
+            if let Some(machine) = &mut self.machine {
+                machine.turn(&fds, buffer, &mut said);
+            }
             self.hear_requests(&fds, buffer);
             self.accept(&fds);
+            said.into_iter().for_each(|said| self.hear_guest(said));
             self.reap(buffer);
             self.hear_starts(buffer);
             self.tend_log();
@@ -186,13 +234,21 @@ impl Server {
         self.tasks
             .iter()
             .filter_map(|task| task.sync.as_ref())
-            .for_each(add);
+            .for_each(&mut add);
+        if let Some(machine) = &self.machine {
+            machine.process.sync.iter().for_each(add);
+        }
         fds.extend(self.log.interest());
         let log_is_full = self.log.holds_up();
+        if let Some(machine) = &self.machine {
+            machine.interests(fds, log_is_full);
+        }
         for task in &self.tasks {
             task.stdio.interests(fds, log_is_full && task.is_logged());
         }
-        let earliest = self.tasks.iter().filter_map(|task| task.deadline).min()?;
+        let settled = self.machine.as_ref().and_then(Machine::deadline);
+        let deadlines = self.tasks.iter().filter_map(|task| task.deadline);
+        let earliest = deadlines.chain(settled).min()?;
         let left = earliest
             .saturating_duration_since(Instant::now())
             .as_millis();
@@ -248,6 +304,12 @@ impl Server {
             // It ended while the request was on its way: its client sees the end of the stream.
             return Ok(());
         }
+        if let Some(machine) = &mut self.machine
+            && Machine::takes(&request)
+        {
+            machine.pass(&request);
+            return Ok(());
+        }
         match request {
             Request::Hello { .. } => {
                 self.send_status(connection);
@@ -287,6 +349,10 @@ impl Server {
                 };
                 send_to(&self.connections[connection], &event);
             }
+            Request::Signal { signal } => {
+                let init = self.init_pidfd.as_ref().ok_or("not running")?;
+                process::pidfd_send_signal(init.as_fd(), signal).map_err(system)?;
+            }
             Request::SignalExec { id, signal } => {
                 let task = self.task(Target::Exec(id))?;
                 if task.ended.is_none() {
@@ -321,6 +387,7 @@ impl Server {
             version: hull_plan::VERSION,
             started: self.started,
             exit: None,
+            has_guest: self.machine.is_some(),
         };
         status.encode(&mut writer);
         for task in self.tasks.iter().filter(|task| task.is_running()) {
@@ -391,6 +458,17 @@ impl Server {
         let mapping = Mapping::of(&steps).map_err(failed)?;
         drop(steps);
         let process = Process::parse(mapping.bytes()).map_err(|error| failed(error.into()))?;
+        if let Some(machine) = &mut self.machine {
+            let number = machine.number();
+            let (mut stdio, streams) =
+                machine::make_streams(&process, number, target).map_err(failed)?;
+            for (socket, &streams) in descriptors.zip(clients) {
+                stdio.attach(socket, streams).map_err(failed)?;
+            }
+            machine.exec(&id, mapping.bytes(), streams);
+            self.tasks.push(Task::in_guest(target, stdio));
+            return Ok(());
+        }
         let place = Place {
             init: init.as_fd(),
             kinds: self.kinds,
@@ -409,9 +487,13 @@ impl Server {
     /// Takes what processes say between their clone and their program.
     fn hear_starts(&mut self, buffer: &mut [u8]) {
         let mut started = Vec::new();
+        if let Some(machine) = &mut self.machine {
+            machine.process.hear_start(buffer);
+        }
         for task in &mut self.tasks {
             task.hear_start(buffer);
-            if task.sync.is_none() && task.failure.is_none() && !task.announced {
+            let runs = task.sync.is_none() && task.failure.is_none() && !task.is_pending;
+            if runs && !task.announced {
                 task.announced = true;
                 started.push((task.target, task.pid));
             }
@@ -441,6 +523,14 @@ impl Server {
         let mut init_ended = false;
         while let Ok(Some((pid, ended))) = process::try_wait_any() {
             let now = process::now_ns();
+            if let Some(machine) = &mut self.machine
+                && machine.process.pid == pid
+            {
+                machine.process.hear_start(buffer);
+                machine.process.end(ended);
+                self.end_machine(ended);
+                continue;
+            }
             let Some(task) = self.tasks.iter_mut().find(|task| task.pid == pid) else {
                 continue;
             };
@@ -463,7 +553,9 @@ impl Server {
         while index < self.tasks.len() {
             let task = &self.tasks[index];
             let is_init = task.target == Target::Init;
-            if !task.is_over() || (is_init && self.must_wait_for_execs(task)) {
+            let waits =
+                is_init && (self.must_wait_for_execs(task) || self.must_wait_for_machine(task));
+            if !task.is_over() || waits {
                 index += 1;
                 continue;
             }
@@ -485,12 +577,82 @@ impl Server {
         self.tasks.len() > 1 && !waited
     }
 
+    /// A machine completes its disk and ends before its process is told to have ended: whoever hears
+    /// of that may start it again.
+    fn must_wait_for_machine(&self, init: &Task) -> bool {
+        let Some(machine) = &self.machine else {
+            return false;
+        };
+        if machine.process.ended.is_some() {
+            return false;
+        }
+        if init.is_over() && (init.failure.is_some() || machine.is_settled()) {
+            machine.kill();
+        }
+        true
+    }
+
+    /// What the guest of our machine says about its processes.
+    fn hear_guest(&mut self, said: Said) {
+        let Some(machine) = &mut self.machine else {
+            return;
+        };
+        let machine_pid = machine.process.pid;
+        let Said::Event(event) = said else { return };
+        let target = match &event {
+            Event::Started { .. } | Event::StartFailed(_) | Event::Exited(_) => Target::Init,
+            Event::ExecStarted { id, .. }
+            | Event::ExecFailed { id, .. }
+            | Event::ExecExited { id, .. } => Target::Exec(*id),
+            Event::LinksChanged { .. } => return self.tell(&event, &[]),
+            _ => return,
+        };
+        if matches!(event, Event::Exited(_)) {
+            machine.begin_to_settle();
+        }
+        let in_guest = |task: &&mut Task| task.target == target && task.in_guest;
+        let Some(task) = self.tasks.iter_mut().find(in_guest) else {
+            return;
+        };
+        match event {
+            Event::Started { .. } => {
+                (task.pid, task.is_pending) = (machine_pid, false);
+            }
+            Event::ExecStarted { pid, .. } => (task.pid, task.is_pending) = (pid, false),
+            Event::StartFailed(failure) | Event::ExecFailed { failure, .. } => {
+                task.failure.get_or_insert(failure);
+                task.end(Ended::Code(255));
+            }
+            Event::Exited(exit) | Event::ExecExited { exit, .. } => {
+                task.oom_killed = exit.oom_killed;
+                task.end(Ended::Code(exit.code.clamp(0, 255)));
+            }
+            _ => {}
+        }
+    }
+
+    /// With the machine everything in its guest has ended.
+    fn end_machine(&mut self, ended: Ended) {
+        let Some(machine) = &mut self.machine else {
+            return;
+        };
+        machine.break_streams();
+        for task in self.tasks.iter_mut().filter(|task| task.in_guest) {
+            if task.is_pending && task.ended.is_none() {
+                let why = machine.process.failure.take();
+                task.failure = Some(why.unwrap_or_else(|| machine.failure()));
+            }
+            task.end(Machine::end_of_machine(ended));
+        }
+    }
+
     fn report_end(&mut self, task: Task) {
         let Task {
             target,
             failure,
             ended,
             mut stdio,
+            oom_killed,
             ..
         } = task;
         let (ended, at_ns) = ended.unwrap_or((Ended::Code(255), process::now_ns()));
@@ -510,7 +672,7 @@ impl Server {
         }
         let exit = Exit {
             code: ended.code(),
-            oom_killed: self.cgroup.oom_killed(),
+            oom_killed: oom_killed || self.cgroup.oom_killed(),
             at_ns,
         };
         let (name, event) = match target {

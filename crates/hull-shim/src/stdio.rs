@@ -73,6 +73,11 @@ impl ChildStreams {
         ]
     }
 
+    /// The ends themselves.
+    pub(crate) fn into_ends(self) -> [OwnedFd; 3] {
+        self.ends
+    }
+
     /// Those that are pipes, and nobody else's.
     pub(crate) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let is_pipe = |end: &&OwnedFd| {
@@ -160,6 +165,11 @@ pub(crate) fn make(process: &Process<'_>) -> io::Result<(Stdio, ChildStreams)> {
 }
 
 impl Stdio {
+    /// Takes the ends that are read: somebody else reads them from now on.
+    pub(crate) fn take_outputs(&mut self) -> Vec<OwnedFd> {
+        self.outputs.iter_mut().filter_map(Option::take).collect()
+    }
+
     /// Takes the master of the process's terminal.
     pub(crate) fn set_terminal(&mut self, master: OwnedFd) -> io::Result<()> {
         process::set_nonblocking(master.as_fd())?;

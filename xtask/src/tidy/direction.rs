@@ -52,6 +52,7 @@ const LAYERS: &[(&str, Layer)] = &[
     ("hull-sandbox", Driver),
     ("hull-shim", Shim),
     ("hull-storage", Driver),
+    ("hull-vm", Driver),
     ("xtask", Tool),
 ];
 

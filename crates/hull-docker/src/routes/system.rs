@@ -110,7 +110,7 @@ pub(super) async fn info(call: Call) -> Answer {
         "ContainersStopped": containers.len() - running - paused,
         "Images": call.engine().images().list().len(),
         "Driver": STORAGE_DRIVER,
-        "DriverStatus": [["Layers", facts.layer_backing]],
+        "DriverStatus": [["Layers", facts.layer_backing], ["Machines", machines(&call)]],
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": facts.cgroup_version.to_string(),
         "NCPU": facts.cpus,
@@ -174,7 +174,7 @@ fn settings(call: &Call) -> Value {
         "Labels": config.labels,
         "ExperimentalBuild": false,
         "ServerVersion": config.version,
-        "Runtimes": {"hull": {"path": "hull"}},
+        "Runtimes": {"hull": {"path": "hull"}, "vm": {"path": "hull"}},
         "DefaultRuntime": "hull",
         "Swarm": {
             "NodeID": "",
@@ -193,6 +193,15 @@ fn settings(call: &Call) -> Value {
         "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
         "CDISpecDirs": [],
     })
+}
+
+/// Whether containers can be machines here, on what, and why.
+fn machines(call: &Call) -> String {
+    let (accelerator, reason, kernel) = call.engine().machine_support();
+    match kernel {
+        Some(kernel) => format!("{accelerator} ({reason}), kernel {kernel}"),
+        None => format!("{accelerator} ({reason}), no kernel: see hull vm kernel import"),
+    }
 }
 
 fn registry_config(call: &Call) -> Value {

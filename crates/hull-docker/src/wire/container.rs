@@ -258,6 +258,34 @@ pub(crate) struct Inspect<'a> {
     /// Ours: what was weaker than asked for at create and still is.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     warnings: &'a [String],
+    /// Ours: the machine that it was last started in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<WireMachine<'a>>,
+}
+
+/// The machine of a container with isolation `vm`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct WireMachine<'a> {
+    kernel: &'a str,
+    kernel_release: &'a str,
+    accelerator: &'a str,
+    reason: &'a str,
+    memory: u64,
+    cpus: u32,
+}
+
+impl<'a> WireMachine<'a> {
+    fn show(machine: &'a hull_engine::api::MachineFacts) -> Self {
+        Self {
+            kernel: &machine.kernel,
+            kernel_release: &machine.kernel_release,
+            accelerator: &machine.accelerator,
+            reason: &machine.reason,
+            memory: machine.memory_bytes,
+            cpus: machine.cpus,
+        }
+    }
 }
 
 /// Bytes of the upper directory, and of all that the container sees.
@@ -326,6 +354,7 @@ impl<'a> Inspect<'a> {
             config,
             network_settings: NetworkSettings::show(container),
             warnings: &container.warnings,
+            machine: container.machine.as_ref().map(WireMachine::show),
         }
     }
 }
@@ -609,6 +638,7 @@ mod tests {
             log_path: None,
             files_dir: "/f".into(),
             upper_dir: "/u".into(),
+            machine: None,
             execs: Vec::new(),
             layers: Vec::new(),
             warnings: Vec::new(),

@@ -25,7 +25,7 @@ use crate::wire::{OrZero, TextMap, Words, from_text_map, is_zero, null_if_empty,
 /// The driver of logs where nobody asked for one.
 const LOG_DRIVER: &str = "json-file";
 /// Names of a runtime that mean ours: none, our own, and those that Docker's clients send for its default.
-const RUNTIMES: [&str; 4] = ["", RUNTIME, "runc", "io.containerd.runc.v2"];
+const RUNTIMES: [&str; 5] = ["", RUNTIME, RUNTIME_VM, "runc", "io.containerd.runc.v2"];
 /// First versions in which a container's IPC and cgroup namespaces are its own by default.
 const MINOR_IPC_PRIVATE: ApiMinor = 40;
 const MINOR_CGROUPNS_PRIVATE: ApiMinor = 41;
@@ -33,6 +33,8 @@ const MINOR_CGROUPNS_PRIVATE: ApiMinor = 41;
 const DEFAULT_ISOLATION: &str = "default";
 /// What `inspect` calls the runtime where nobody asked for one.
 const RUNTIME: &str = "hull";
+/// The runtime that means isolation `vm`, for clients that have no word for that.
+const RUNTIME_VM: &str = "vm";
 /// The host configuration as clients send it and as `inspect` shows it, in Docker's order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -250,7 +252,7 @@ impl TryFrom<HostConfig> for HostSpec {
                 &["host", "private"],
             )?,
             userns: namespace("user namespace", &wire.userns_mode.0, &["host"])?,
-            isolation: isolation(&wire.isolation.0)?,
+            isolation: isolation(&wire.isolation.0, &wire.runtime.0)?,
             isolation_named: wire.isolation.0 == DEFAULT_ISOLATION,
             cpu_count: rest.cpu_count.0,
             cpu_percent: rest.cpu_percent.0,
@@ -449,9 +451,13 @@ fn namespace_word(mode: &NamespaceMode, default: &str) -> String {
     }
 }
 
-fn isolation(word: &str) -> Result<Isolation, ApiError> {
+fn isolation(word: &str, runtime: &str) -> Result<Isolation, ApiError> {
     match word {
-        "" | DEFAULT_ISOLATION => Ok(Isolation::Container),
+        "container" if runtime == RUNTIME_VM => Err(ApiError::invalid(
+            "isolation \"container\" and runtime \"vm\" contradict each other",
+        )),
+        "" | "default" if runtime == RUNTIME_VM => Ok(Isolation::Vm),
+        "" | "default" | "container" => Ok(Isolation::Container),
         "vm" => Ok(Isolation::Vm),
         _ => Err(ApiError::invalid(format!(
             "invalid isolation '{word}' on linux"

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use hull_model::SandboxId;
-use hull_model::spec::{ContainerSpec, EndpointSpec, NetworkMode};
+use hull_model::spec::{ContainerSpec, EndpointSpec, Isolation, NetworkMode};
 use hull_sandbox::LinkSteps;
 
 use super::{Network, failed};
@@ -76,7 +76,10 @@ impl Network {
             _ if endpoints.is_empty() => Ok(vec![convert(hull_net::plan_loopback())]),
             _ => endpoints
                 .iter()
-                .map(|endpoint| self.steps_of(id, endpoint, endpoints).map(convert))
+                .map(|endpoint| {
+                    let is_tap = spec.host.isolation == Isolation::Vm;
+                    self.steps_of(id, endpoint, endpoints, is_tap).map(convert)
+                })
                 .collect(),
         }
     }
@@ -86,6 +89,7 @@ impl Network {
         id: SandboxId,
         endpoint: &Endpoint,
         all: &[Endpoint],
+        is_tap: bool,
     ) -> Result<hull_net::LinkSteps> {
         let mac = endpoint
             .mac
@@ -104,6 +108,7 @@ impl Network {
             link_local: endpoint.link_local.clone(),
             mac: Some(mac),
             gateways,
+            is_tap,
         };
         self.networks
             .attach(&endpoint.network, &wanted)
@@ -119,7 +124,7 @@ impl Network {
         all: &[Endpoint],
         namespace: BorrowedFd<'_>,
     ) -> Result<Vec<u8>> {
-        let steps = self.steps_of(id, endpoint, all)?;
+        let steps = self.steps_of(id, endpoint, all, false)?;
         self.networks
             .connect(&steps, namespace)
             .map_err(failed("connect the container"))?;

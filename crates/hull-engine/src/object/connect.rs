@@ -69,6 +69,7 @@ impl Owner {
         if !self.life.state.is_live() {
             return self.commit_record(record, false).await;
         }
+        crate::machine::refuse(&self.spec, "connecting while it runs")?;
         let number = self.free_number();
         let endpoint = self.core.network.lease(self.id, &name, &asked, number)?;
         self.life.endpoints.push(endpoint.clone());

@@ -1508,5 +1508,6 @@ fn view(shown: Shown<'_>) -> Container {
         execs,
         layers: record.layers.clone(),
         warnings: record.warnings.clone(),
+        machine: crate::machine::facts_of(core, id, spec),
     }
 }

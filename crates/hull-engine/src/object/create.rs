@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use hull_model::limits::{CONTAINER_NETWORKS_MAX, CONTAINERS_MAX};
 use hull_model::spec::{
-    ContainerConfig, ContainerSpec, EndpointSpec, Healthcheck, HostConfig, Isolation, MountForm,
-    MountKind, MountSpec, NamespaceMode, NetworkMode, RestartPolicy, VolumeSpec,
+    ContainerConfig, ContainerSpec, EndpointSpec, Healthcheck, HostConfig, MountForm, MountKind,
+    MountSpec, NamespaceMode, NetworkMode, RestartPolicy, VolumeSpec,
 };
 use hull_model::{SandboxId, signal};
 
@@ -357,7 +357,7 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
         let words = "Published ports are discarded when using host network mode";
         warnings.push(words.to_owned());
     }
-    check_not_there(host)?;
+    crate::machine::check(host)?;
     check_mounts(host)?;
     if host
         .oom_score_adj
@@ -415,15 +415,6 @@ fn check_shared_network(config: &ContainerConfig, host: &HostConfig) -> Result<(
         Some((_, what)) => Err(EngineError::Invalid(format!("conflicting options: {what}"))),
         None => Ok(()),
     }
-}
-
-fn check_not_there(host: &HostConfig) -> Result<()> {
-    if host.isolation == Isolation::Vm {
-        return Err(EngineError::Unsupported(
-            "isolation \"vm\" is not there yet; leave --isolation out".to_owned(),
-        ));
-    }
-    Ok(())
 }
 
 fn check_mounts(host: &HostConfig) -> Result<()> {

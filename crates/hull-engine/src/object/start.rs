@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hull_model::SandboxId;
 use hull_model::limits::START_MS_MAX;
-use hull_model::spec::{ContainerSpec, MountKind, NamespaceMode, NetworkMode};
+use hull_model::spec::{ContainerSpec, Isolation, MountKind, NamespaceMode, NetworkMode};
 use hull_model::state::State;
 use hull_sandbox::{
     Attachment, Event as ShimEvent, KeptSocket, Namespace, Namespaces, Root, Shim, Spec,
@@ -26,7 +26,7 @@ use crate::object::exec::start_failed;
 use crate::object::port::{self, ClosedPorts};
 use crate::object::volume;
 use crate::port::{Reservation, ports_of};
-use crate::{log_driver, names, translate};
+use crate::{log_driver, machine, names, translate};
 
 impl Owner {
     /// Spawns the shim and waits until the program runs; returns its process id and start time.
@@ -122,7 +122,11 @@ impl Job {
         let spec = Spec {
             id: self.id,
             root: Root {
-                lowers: self.core.lowers(&self.layers)?,
+                lowers: match self.spec.host.isolation {
+                    Isolation::Container => self.core.lowers(&self.layers)?,
+                    // They are disks of the machine.
+                    Isolation::Vm => hull_sandbox::Lowers::Descriptors(Vec::new()),
+                },
                 upper: directory.join("upper"),
                 work: directory.join("work"),
                 readonly: self.spec.host.readonly_rootfs,
@@ -150,6 +154,18 @@ impl Job {
             log,
             domainname: self.spec.config.domainname.clone(),
             hostname,
+            machine: None,
+        };
+        let spec = match self.spec.host.isolation {
+            Isolation::Container => spec,
+            Isolation::Vm => machine::Asked {
+                core: &self.core,
+                id: self.id,
+                spec: &self.spec,
+                layers: &self.layers,
+                endpoints,
+            }
+            .into_machine(spec)?,
         };
         self.core
             .driver

@@ -14,6 +14,9 @@ use crate::store::{Change as Write, Key};
 impl Owner {
     /// Changes what is given, now and for later starts; returns warnings.
     pub(super) async fn update(&mut self, update: UpdateRequest) -> Result<Vec<String>> {
+        if update.resources != Resources::default() {
+            crate::machine::refuse(&self.spec, "changing limits")?;
+        }
         let (changed, warnings) = limits::of_update(&self.core.support, &update.resources)?;
         let before = self.record.clone();
         let mut record = before.clone();

@@ -135,6 +135,7 @@ fn binds(spec: &ContainerSpec, names: &Path, volumes: &volume::Sources) -> Vec<M
 impl Owner {
     /// A view of the files as they are now, whether it runs or not.
     pub(super) async fn view(&mut self) -> Result<Arc<FileView>> {
+        crate::machine::refuse(&self.spec, "reading and writing files from outside")?;
         if self.life.state.is_live() {
             return self.view_of_running().await;
         }

@@ -144,6 +144,7 @@ impl Host {
             oom_score_adj: None,
             process: process_of(args),
             kept: Vec::new(),
+            machine: None,
             resolver: None,
             init: false,
             log: Log {

@@ -75,6 +75,7 @@ mod units;
 mod update;
 mod value;
 mod version;
+mod vm;
 mod volume;
 mod wait;
 

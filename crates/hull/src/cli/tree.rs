@@ -13,8 +13,8 @@ use super::{
     Command, DaemonOptions, arguments, attach, bootstrap, commit, context, copy, cp, create, diff,
     disk, events, exec, export, generate, history, image_list, import, import_docker, info,
     inspect, kill, later, load, login, logs, manifest, network, pause, port, prune, ps, pull, push,
-    rename, rm, rmi, run, search, start, stats, stop, system, tag, top, update, version, volume,
-    wait,
+    rename, rm, rmi, run, search, start, stats, stop, system, tag, top, update, version, vm,
+    volume, wait,
 };
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
@@ -229,6 +229,11 @@ static GROUPS: &[Group] = &[
             at::<prune::NetworkPrune>(&["prune"]),
             at::<network::NetworkRemove>(&["rm", "remove"]),
         ],
+    },
+    Group {
+        name: "vm",
+        about: "Manage what machines are made of",
+        entries: &[at::<vm::VmKernel>(&["kernel"])],
     },
     Group {
         name: "volume",

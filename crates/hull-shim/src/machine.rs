@@ -1,0 +1,328 @@
+//! The shim of a machine: its first process is QEMU, and what was asked for runs in the guest.
+//!
+//! ```text
+//!  clients, log ── Stdio ──pipes── Stream ──┐
+//!  requests, events ────────────────────────┼── channel ══ agent ── shim inside ── process
+//!  name server's socket ────────────────────┘
+//! ```
+//!
+//! Everything above is as for a container: the same log, clients, records and events. The guest says when its
+//! process ended; the end of QEMU without such a word is the end of the process too. A guest that
+//! says what it may not is ended.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use hull_os::process::{self, Ended, PollFd};
+use hull_os::socket;
+use hull_plan::frame::{self, FROM_GUEST_BYTES_MAX, Frame, Kind, SEED_BYTES};
+use hull_plan::message::{Event, Request, StartFailure, Target};
+use hull_plan::process::Stdin;
+use hull_plan::{Failure, Process};
+
+use crate::container::wire;
+use crate::relay::{Channel, Stream};
+use crate::serve::Task;
+use crate::stdio::{self, Stdio};
+
+/// How long the guest may take to complete its disk after its process ended.
+const SETTLE_MS_MAX: u64 = 10_000;
+/// Bytes of the console and of QEMU's complaints that are kept for a message.
+const CONSOLE_BYTES_MAX: usize = 2048;
+/// Address of the name server in the network namespace of QEMU.
+const NAME_SERVER: [u8; 4] = [127, 0, 0, 11];
+/// Bytes of a question to it or of an answer.
+const NAME_BYTES_MAX: usize = 4096;
+/// Exit code of a machine that ended without a word about its process.
+const EXIT_MACHINE: i32 = 255;
+
+/// A machine and the way to its guest.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// QEMU.
+    pub(crate) process: Task,
+    channel: Channel,
+    /// What the agent gets at its start; nothing once it has.
+    start: Vec<u8>,
+    streams: Vec<(Target, Stream)>,
+    /// Processes by the numbers of their streams.
+    next_number: u32,
+    names: Option<UdpSocket>,
+    console: Vec<u8>,
+    outputs: Vec<OwnedFd>,
+    /// By when the disk must be complete, once the process ended.
+    settled_by: Option<Instant>,
+    is_done: bool,
+    is_up: bool,
+}
+
+/// What the guest said, for the one who keeps the tasks.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// As a shim's own events.
+    Event(Event),
+    /// It will say nothing more.
+    Gone,
+}
+
+/// Makes the ends of a process in the guest: ours for clients and log, and those of the channel.
+pub(crate) fn make_streams(
+    steps: &Process<'_>,
+    number: u32,
+    target: Target,
+) -> io::Result<(Stdio, Vec<(Target, Stream)>)> {
+    let (mut stdio, ends) = stdio::make(steps)?;
+    let of = |which| frame::stream(number, which);
+    if steps.terminal().is_some() {
+        let (ours, theirs) = socket::stream_pair()?;
+        stdio.set_terminal(ours)?;
+        let stream = Stream::new(Some(theirs.try_clone()?), of(0), Some(theirs), of(1))?;
+        return Ok((stdio, vec![(target, stream)]));
+    }
+    let [input, output, error] = ends.into_ends();
+    let input = (steps.stdin() != Stdin::Closed).then_some(input);
+    let streams = vec![
+        (target, Stream::new(input, of(0), Some(output), of(1))?),
+        (target, Stream::new(None, of(3), Some(error), of(2))?),
+    ];
+    Ok((stdio, streams))
+}
+
+impl Machine {
+    /// Takes over QEMU, which is starting, and our end of the agent's channel.
+    pub(crate) fn new(
+        process: Task,
+        outputs: Vec<OwnedFd>,
+        agent: OwnedFd,
+        guest: &[u8],
+        streams: Vec<(Target, Stream)>,
+    ) -> io::Result<Machine> {
+        process::set_nonblocking(agent.as_fd())?;
+        Ok(Machine {
+            process,
+            channel: Channel::new(agent, FROM_GUEST_BYTES_MAX),
+            start: guest.to_vec(),
+            streams,
+            next_number: 1,
+            names: None,
+            console: Vec::new(),
+            outputs,
+            settled_by: None,
+            is_done: false,
+            is_up: false,
+        })
+    }
+
+    /// Asks the name server of this network namespace what the guest asks.
+    pub(crate) fn open_names(&mut self, port: u16) -> io::Result<()> {
+        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+        socket.connect((std::net::Ipv4Addr::from(NAME_SERVER), port))?;
+        socket.set_nonblocking(true)?;
+        self.names = Some(socket);
+        Ok(())
+    }
+
+    pub(crate) fn interests(&self, fds: &mut Vec<PollFd>, held_up: bool) {
+        fds.extend(self.channel.interest());
+        let is_behind = self.channel.is_behind();
+        // What came before the guest knows of the stream would be lost.
+        for (_, stream) in self.streams.iter().filter(|_| self.is_up) {
+            stream.interests(fds, is_behind || held_up);
+        }
+        let names = self
+            .names
+            .iter()
+            .map(|names| PollFd::readable(names.as_fd()));
+        fds.extend(names);
+        fds.extend(self.outputs.iter().map(|fd| PollFd::readable(fd.as_fd())));
+    }
+
+    /// When something has to be done without anything happening.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.settled_by.filter(|_| !self.is_done)
+    }
+
+    /// Does what can be done after a wait; what the guest said is added to `said`.
+    pub(crate) fn turn(&mut self, fds: &[PollFd], buffer: &mut [u8], said: &mut Vec<Said>) {
+        let was_broken = self.channel.is_broken;
+        self.read_console(fds, buffer);
+        if self.channel.is_ready(fds) {
+            self.channel.flush();
+            self.channel.receive(buffer);
+            while let Some(frame) = self.channel.take() {
+                self.hear(&frame, said);
+            }
+        }
+        for (_, stream) in &mut self.streams {
+            stream.turn(fds, &mut self.channel, buffer);
+        }
+        self.streams.retain(|(_, stream)| !stream.is_over());
+        self.answer_names(fds, buffer);
+        if self.channel.is_broken && !was_broken {
+            // Nothing that follows could be understood, and nothing is known of what it does.
+            self.kill();
+            said.push(Said::Gone);
+        }
+    }
+
+    fn hear(&mut self, frame: &Frame, said: &mut Vec<Said>) {
+        match frame.kind {
+            Kind::Hello if !self.is_up => {
+                self.is_up = true;
+                let mut start = process::now_ns().to_le_bytes().to_vec();
+                let mut seed = [0u8; SEED_BYTES];
+                let _ = std::fs::File::open("/dev/urandom")
+                    .and_then(|mut random| io::Read::read_exact(&mut random, &mut seed));
+                start.extend_from_slice(&seed);
+                start.append(&mut self.start);
+                self.channel.send(Kind::Start, 0, &start);
+                self.start = Vec::new();
+            }
+            Kind::Event => match Event::decode_all(&frame.payload) {
+                Ok(events) => said.extend(events.into_iter().map(Said::Event)),
+                Err(_) => self.channel.is_broken = true,
+            },
+            Kind::Data | Kind::End | Kind::Credit => {
+                let channel = &mut self.channel;
+                // One that is not known any more is late, not wrong.
+                let _ = self
+                    .streams
+                    .iter_mut()
+                    .any(|(_, stream)| stream.hear(frame, channel));
+            }
+            Kind::Name => {
+                if let Some(names) = &self.names
+                    && frame.payload.len() <= NAME_BYTES_MAX
+                {
+                    let _ = names.send(&frame.payload);
+                }
+            }
+            Kind::Done => self.is_done = true,
+            _ => self.channel.is_broken = true,
+        }
+    }
+
+    fn answer_names(&mut self, fds: &[PollFd], buffer: &mut [u8]) {
+        let Some(names) = &self.names else { return };
+        let is_ready =
+            |entry: &PollFd| entry.descriptor() == names.as_raw_fd() && entry.ready() != 0;
+        if !fds.iter().any(is_ready) {
+            return;
+        }
+        while !self.channel.is_behind()
+            && let Ok(length) = names.recv(&mut buffer[..NAME_BYTES_MAX])
+        {
+            self.channel.send(Kind::Name, 0, &buffer[..length]);
+        }
+    }
+
+    fn read_console(&mut self, fds: &[PollFd], buffer: &mut [u8]) {
+        let is_ready = |fd: &OwnedFd| {
+            fds.iter()
+                .any(|entry| entry.descriptor() == fd.as_raw_fd() && entry.ready() != 0)
+        };
+        let console = &mut self.console;
+        self.outputs.retain(|output| {
+            if !is_ready(output) {
+                return true;
+            }
+            match process::read(output.as_fd(), buffer) {
+                Ok(0) => false,
+                Ok(length) => {
+                    console.extend_from_slice(&buffer[..length]);
+                    let extra = console.len().saturating_sub(CONSOLE_BYTES_MAX);
+                    console.drain(..extra);
+                    true
+                }
+                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            }
+        });
+    }
+
+    /// The last words of console and QEMU.
+    fn last_words(&self) -> String {
+        let text = String::from_utf8_lossy(&self.console);
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty())
+            .collect();
+        lines[lines.len().saturating_sub(4)..].join("; ")
+    }
+
+    /// Why nothing runs in a machine that ended.
+    pub(crate) fn failure(&self) -> StartFailure {
+        let when = match self.is_up {
+            true => "before its program could run",
+            false => "before its guest was up",
+        };
+        let text = format!("the machine ended {when}: {}", self.last_words());
+        wire(&Failure::plain("machine", text))
+    }
+
+    /// How the process ended in a machine that ended without a word about it.
+    pub(crate) fn end_of_machine(ended: Ended) -> Ended {
+        match ended {
+            Ended::Code(_) => Ended::Code(EXIT_MACHINE),
+            signal => signal,
+        }
+    }
+
+    /// Starts an added process; the streams are those of [`make_streams`] with [`Machine::number`].
+    pub(crate) fn exec(&mut self, id: &[u8; 32], steps: &[u8], streams: Vec<(Target, Stream)>) {
+        let mut payload = id.to_vec();
+        payload.extend_from_slice(steps);
+        self.channel.send(Kind::Exec, self.next_number, &payload);
+        self.next_number += 1;
+        self.streams.extend(streams);
+    }
+
+    /// The number of the next added process.
+    pub(crate) fn number(&self) -> u32 {
+        self.next_number
+    }
+
+    /// Whether a request is for the guest, as it is.
+    pub(crate) fn takes(request: &Request) -> bool {
+        matches!(
+            request,
+            Request::Resize { .. }
+                | Request::Signal { .. }
+                | Request::SignalExec { .. }
+                | Request::ChangeLinks { .. }
+        )
+    }
+
+    /// Passes a request on.
+    pub(crate) fn pass(&mut self, request: &Request) {
+        self.channel.send(Kind::Request, 0, &request.encode());
+    }
+
+    /// The process ended: from now on only its disk is waited for.
+    pub(crate) fn begin_to_settle(&mut self) {
+        self.settled_by
+            .get_or_insert_with(|| Instant::now() + Duration::from_millis(SETTLE_MS_MAX));
+    }
+
+    /// Whether the disk is complete, or was waited for long enough.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_done
+            || self.channel.is_broken
+            || self.settled_by.is_some_and(|by| by <= Instant::now())
+    }
+
+    /// Ends what is left of all streams.
+    pub(crate) fn break_streams(&mut self) {
+        for (_, stream) in &mut self.streams {
+            stream.break_off();
+        }
+        self.streams.clear();
+    }
+
+    /// Ends QEMU.
+    pub(crate) fn kill(&self) {
+        self.process.kill();
+    }
+}
