@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hull_model::Digest;
@@ -27,6 +28,8 @@ const REFERRERS_MAX: usize = 32;
 const BLOB_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of all blobs of one image's referrers.
 const ALL_BYTES_MAX: u64 = 64 << 20;
+/// How long a pull may wait for them: a registry that is in trouble has us ask again and again.
+const FETCH_MAX: Duration = Duration::from_secs(30);
 /// How an index says of an entry to which other entry it belongs.
 const REFERS_TO: &str = "vnd.docker.reference.digest";
 
@@ -52,17 +55,22 @@ pub(crate) async fn fetch(
         }
     }
     let mut bytes_left = ALL_BYTES_MAX;
-    for wanted in list(repository, manifest, indexes).await {
-        match keep(core, repository, &wanted, &mut bytes_left).await {
-            Ok(blobs) => {
-                origin.referrers.push(wanted.digest);
-                origin.blobs.extend(blobs);
-            }
-            Err(error) => {
-                let error = error.chain();
-                tracing::info!(referrer = %wanted.digest, error, "a referrer is not kept");
+    let kept = async {
+        for wanted in list(repository, manifest, indexes).await {
+            match keep(core, repository, &wanted, &mut bytes_left).await {
+                Ok(blobs) => {
+                    origin.referrers.push(wanted.digest);
+                    origin.blobs.extend(blobs);
+                }
+                Err(error) => {
+                    let error = error.chain();
+                    tracing::info!(referrer = %wanted.digest, error, "a referrer is not kept");
+                }
             }
         }
+    };
+    if tokio::time::timeout(FETCH_MAX, kept).await.is_err() {
+        tracing::info!(%manifest, "the registry is too slow with referrers");
     }
     origin.blobs.sort_unstable();
     origin.blobs.dedup();
