@@ -620,6 +620,19 @@ pub struct NetworkSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What an egress policy says and has done.
+#[derive(Debug, Clone, Default)]
+pub struct EgressReport {
+    /// Its entries; none: nothing is allowed.
+    pub allowed: Vec<String>,
+    /// Connections that it let out.
+    pub connections: u64,
+    /// Packets that it dropped.
+    pub blocked_packets: u64,
+    /// Bytes of those.
+    pub blocked_bytes: u64,
+}
+
 /// A network to create; texts as the client wrote them.
 #[derive(Debug, Clone, Default)]
 pub struct NetworkRequest {

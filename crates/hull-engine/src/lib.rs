@@ -50,11 +50,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{
-    AttachRequest, Attached, Change, Container, CreateRequest, Created, Exec, ExecRequest, Facts,
-    Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLines, LogsRequest, Member,
-    Network, NetworkRequest, Progress, PublishRequest, PullRequest, PushRequest, RegistryAuth,
-    RemoteImage, RemoveOptions, Transfer, Volume, VolumeCopy, VolumeRequest, WaitCondition, Waited,
+    AttachRequest, Attached, Change, Container, CreateRequest, Created, EgressReport, Exec,
+    ExecRequest, Facts, Image, ImagePrune, ImageRemoval, ImagesUsage, ImportRequest, LogLines,
+    LogsRequest, Member, Network, NetworkRequest, Progress, PublishRequest, PullRequest,
+    PushRequest, RegistryAuth, RemoteImage, RemoveOptions, Transfer, Volume, VolumeCopy,
+    VolumeRequest, WaitCondition, Waited,
 };
+use hull_model::egress::EGRESS_LABEL;
 use hull_model::event::Happening;
 use hull_model::spec::EndpointSpec;
 use hull_model::state::State;
@@ -228,6 +230,16 @@ impl Containers<'_> {
     /// `NoSuchContainer`.
     pub fn inspect(&self, id: SandboxId) -> Result<Arc<Container>> {
         Ok(self.handle(id)?.snapshot.borrow().clone())
+    }
+
+    /// What a container may reach outside, where that is limited.
+    pub async fn egress(&self, container: &Arc<Container>) -> Option<EgressReport> {
+        if !container.spec.config.labels.contains_key(EGRESS_LABEL) {
+            return None;
+        }
+        let (core, container) = (self.0.clone(), container.clone());
+        let asked = move || core.network.egress_of(&container);
+        self.0.jobs.run(jobs::Pool::Kernel, asked).await.ok()?
     }
 
     /// Creates a container.
@@ -584,6 +596,13 @@ impl Networks<'_> {
     /// `NoSuchNetwork`, `Invalid` for a prefix of several.
     pub fn find(&self, text: &str) -> Result<Arc<Network>> {
         self.0.network.find(text)
+    }
+
+    /// What may be reached from a network, where that is limited.
+    pub async fn egress(&self, network: &Arc<Network>) -> Option<EgressReport> {
+        let (core, network) = (self.0.clone(), network.clone());
+        let asked = move || core.network.egress_on(&network);
+        self.0.jobs.run(jobs::Pool::Kernel, asked).await.ok()?
     }
 
     /// Creates a network.

@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hull_model::SandboxId;
-use hull_net::files;
+use hull_model::egress::Egress;
+use hull_model::spec::ContainerSpec;
+use hull_net::{Holder, files};
 use hull_sandbox::{KEY_RESOLVER_TCP, KEY_RESOLVER_UDP, KeptSocket, Resolver};
 
 pub(crate) use server::NameServer;
@@ -56,6 +58,9 @@ impl Changes {
 pub(crate) struct Zone {
     by_name: HashMap<String, Vec<IpAddr>>,
     by_address: HashMap<IpAddr, String>,
+    /// What the container may reach outside; empty: everything.
+    policies: Vec<(Holder, Egress)>,
+    endpoints: Vec<Endpoint>,
 }
 
 impl Zone {
@@ -88,6 +93,23 @@ impl Zone {
         let count = u64::try_from(addresses.len()).unwrap_or(1).max(1);
         addresses.rotate_left(usize::try_from(turn % count).unwrap_or_default());
         Some(addresses)
+    }
+
+    /// Whether a name may be asked for outside.
+    pub(crate) fn may_ask(&self, name: &str) -> bool {
+        self.policies.iter().all(|(_, egress)| egress.may_ask(name))
+    }
+
+    /// Whether policies list a name, so that its addresses have to be allowed before they are told.
+    pub(crate) fn lists(&self, name: &str) -> bool {
+        let listed = |(_, egress): &(Holder, Egress)| egress.ports_of(name).next().is_some();
+        self.policies.iter().any(listed)
+    }
+
+    /// Allows the addresses of a name that policies list. Blocks.
+    pub(crate) fn allow(&self, core: &Core, name: &str, addresses: &[IpAddr]) -> Result<()> {
+        core.network
+            .allow(&self.policies, &self.endpoints, name, addresses)
     }
 
     /// The name of an address.
@@ -145,6 +167,8 @@ fn zone_of(core: &Core, id: SandboxId) -> Zone {
             }
         }
     }
+    zone.policies = core.network.policies(&container);
+    zone.endpoints.clone_from(&container.endpoints);
     if let Some(gateway) = core.network.host_gateway() {
         zone.by_name.insert(HOST_NAME.to_owned(), vec![gateway]);
     }
@@ -171,8 +195,9 @@ fn servers_of(core: &Core, id: SandboxId) -> Vec<IpAddr> {
 }
 
 /// Whether a container on these networks asks us for names.
-pub(crate) fn are_served(endpoints: &[Endpoint]) -> bool {
-    named_endpoints(endpoints).next().is_some()
+pub(crate) fn are_served(spec: &ContainerSpec, endpoints: &[Endpoint]) -> bool {
+    let follows_names = || !endpoints.is_empty() && network::follows_names(spec);
+    named_endpoints(endpoints).next().is_some() || follows_names()
 }
 
 /// What a shim needs to open a name server's sockets. Their port is drawn, so that programs inside

@@ -5,6 +5,7 @@
 //!   table.rs     networks in memory, and the addresses that they gave              pure
 //!   change.rs    create, remove, prune: record first, then the kernel
 //!   attach.rs    leased endpoints -> requests for links
+//!   egress.rs    what may be reached outside, and by which names
 //!   linked.rs    what --link gives a container on the default bridge
 //!   names.rs     hosts, resolv.conf, and who is found by which name
 //! ```
@@ -14,6 +15,7 @@
 
 mod attach;
 mod change;
+mod egress;
 mod linked;
 mod names;
 mod request;
@@ -21,6 +23,7 @@ mod table;
 
 pub(crate) use attach::{has_networks, main_network, with_way_out};
 pub(crate) use change::{create, prune, publish, remove};
+pub(crate) use egress::{follows_names, of_container as egress_policy};
 pub(crate) use linked::{Linked, find as find_linked, parse as parse_link};
 pub(crate) use names::{change_hosts, members};
 pub(crate) use table::DEFAULT_NETWORK;
@@ -128,6 +131,7 @@ impl Network {
                 }
             }
         }
+        networks.expect_guards(egress::recorded(&table, contents));
         let report = ensure(&networks, &wanted, usize::from(!config.disabled))?;
         let warnings = warnings(&report, config.hands_off);
         for warning in &warnings {

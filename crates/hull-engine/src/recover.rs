@@ -17,10 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::SandboxId;
+use hull_model::egress::EGRESS_LABEL;
+use hull_model::spec::ContainerSpec;
 use hull_model::state::{EXIT_LOST, EXIT_REBOOT, Exit, State};
 use hull_sandbox::Found;
 use tokio::sync::oneshot;
 
+use crate::api::Endpoint;
 use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::Result;
@@ -46,15 +49,13 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
     for (key, bytes) in &contents.containers {
         let id = SandboxId::from_bytes(*key);
         known.insert(id.short());
-        let Some(mut record) = read::<ContainerRecord>(bytes, id) else {
+        let Some(record) = read_container(bytes, id) else {
             continue;
         };
-        record.upgrade();
-        let mut life = states
+        let life = states
             .get(key)
-            .and_then(|bytes| read::<StateRecord>(bytes, id))
+            .and_then(|bytes| read_state(bytes, id))
             .unwrap_or_else(|| StateRecord::created(&core.boot_id));
-        life.upgrade();
         for endpoint in &life.endpoints {
             core.network.reserve(id, endpoint);
             let link = hull_net::host_link(&id, endpoint.number);
@@ -95,6 +96,35 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
         tracing::warn!("not every container was found again yet; those are shown as recorded");
     }
     Ok(())
+}
+
+/// What containers with an egress policy were asked to be, and the endpoints that they have as far as
+/// is recorded; before anybody looks whether they still run.
+pub(crate) fn recorded_endpoints(
+    contents: &Contents,
+) -> Vec<(SandboxId, ContainerSpec, Vec<Endpoint>)> {
+    let states: HashMap<_, _> = contents.states.iter().map(|(k, v)| (k, v)).collect();
+    // Few have one, and reading a record costs.
+    let mentions = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(EGRESS_LABEL);
+    let mentioning = contents.containers.iter().filter(|(_, b)| mentions(b));
+    let recorded = mentioning.filter_map(|(key, bytes)| {
+        let id = SandboxId::from_bytes(*key);
+        let life = read_state(states.get(key)?, id).filter(|life| !life.endpoints.is_empty())?;
+        Some((id, read_container(bytes, id)?.spec, life.endpoints))
+    });
+    recorded.collect()
+}
+
+fn read_container(bytes: &[u8], id: SandboxId) -> Option<ContainerRecord> {
+    let mut record = read::<ContainerRecord>(bytes, id)?;
+    record.upgrade();
+    Some(record)
+}
+
+fn read_state(bytes: &[u8], id: SandboxId) -> Option<StateRecord> {
+    let mut life = read::<StateRecord>(bytes, id)?;
+    life.upgrade();
+    Some(life)
 }
 
 fn read<T: serde::de::DeserializeOwned>(bytes: &[u8], id: SandboxId) -> Option<T> {

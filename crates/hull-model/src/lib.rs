@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod egress;
 pub mod error;
 pub mod event;
 pub mod health;

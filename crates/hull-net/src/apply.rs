@@ -15,6 +15,7 @@ use hull_os::netlink::{Batch, Bridge, Events, Link, LinkChange, NetlinkError, So
 use hull_os::nft::Nftables;
 
 use crate::Error;
+use crate::egress::{self, Counts, Guards};
 use crate::firewall::{Firewall, Foreign, Run};
 use crate::forwarding::{self, Both, Family, Opened};
 use crate::network::{Endpoint, Kind, Mac, Network, Subnet};
@@ -72,6 +73,8 @@ pub struct Networks {
     wanted: Mutex<Vec<Network>>,
     /// Taken after `wanted` where both are; held over each change of the table's maps.
     pub(crate) published: Mutex<Published>,
+    /// Taken last; held over each change of policies.
+    pub(crate) guards: Mutex<Guards>,
 }
 
 impl std::fmt::Debug for Networks {
@@ -91,6 +94,7 @@ impl Networks {
             run,
             wanted: Mutex::new(Vec::new()),
             published: Mutex::default(),
+            guards: Mutex::default(),
         }
     }
 
@@ -106,13 +110,15 @@ impl Networks {
         Ok(report)
     }
 
-    /// Ports that a former daemon published stay while the table is made anew.
+    /// Ports that a former daemon published stay while the table is made anew, and addresses of
+    /// names that it allowed.
     fn adopt_ports(&self) -> Result<(), Error> {
-        let found = publish::found(&mut self.nftables()?, &self.settings.tag);
-        *self.published() = found.map_err(|cause| Error::List {
-            what: "published ports",
-            cause,
-        })?;
+        let list = |what| move |cause| Error::List { what, cause };
+        let mut nft = self.nftables()?;
+        let found = publish::found(&mut nft, &self.settings.tag);
+        *self.published() = found.map_err(list("published ports"))?;
+        let flows = egress::found(&mut nft, &self.settings.tag).map_err(list("allowed flows"))?;
+        self.adopt_flows(flows);
         Ok(())
     }
 
@@ -342,18 +348,28 @@ impl Networks {
     fn apply_table(&self, networks: &[Network], forwarding: &Both) -> Result<(), Error> {
         let tag = &self.settings.tag;
         let published = self.published();
+        let guards = self.guards();
+        let mut nft = self.nftables()?;
         let transaction = match networks {
             [] => plan::remove(tag),
             networks => {
-                plan::table(tag, networks, forwarding, self.settings.reach).replace(&published)
+                let mut counts = Counts::new();
+                let rules = nft.rules(hull_os::nft::Family::Inet, tag);
+                for rule in rules.unwrap_or_default() {
+                    let all = counts.entry((rule.chain, rule.comment)).or_default();
+                    all.push_back(rule.counted.unwrap_or_default());
+                }
+                plan::table(tag, networks, forwarding, self.settings.reach, &guards).replace(
+                    &published,
+                    (networks, &guards),
+                    counts,
+                )
             }
         };
-        self.nftables()?
-            .commit(transaction)
-            .map_err(|cause| Error::Table {
-                table: tag.clone(),
-                cause,
-            })
+        nft.commit(transaction).map_err(|cause| Error::Table {
+            table: tag.clone(),
+            cause,
+        })
     }
 
     fn ensure_bridge(&self, socket: &mut Socket, network: &Network) -> Result<(), Error> {

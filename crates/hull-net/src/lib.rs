@@ -9,6 +9,7 @@
 //!     ensure, add, remove, attach, detach, leftovers, settle_next            apply.rs
 //!     endpoints, verify, rules, choose_subnet                                observe.rs
 //!     publish, unpublish, keep_published                                     publish.rs
+//!     guard, unguard, allow, egress_of                                       egress.rs
 //!       forwarding.rs          which links of the host forward, and back
 //!       firewall.rs            foreign chains that would drop our traffic
 //!   Ipam                       addresses of one subnet, in memory            ipam.rs
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod egress;
 pub mod files;
 mod firewall;
 mod forwarding;
@@ -34,6 +36,7 @@ mod publish;
 mod resolver;
 
 pub use apply::{Networks, Report, Settings};
+pub use egress::{Allowed, EgressCount, Flow, Guard, Holder};
 pub use firewall::{Firewall, Output, Run};
 pub use hull_os::netlink::MacvlanMode;
 pub use ipam::{AddressPool, Ipam, choose_subnet};

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use hull_model::SandboxId;
 use hull_os::netlink::MacvlanMode;
 
+use crate::egress::Allowed;
+
 /// Bytes of a link's name without the terminating zero.
 const LINK_NAME_BYTES_MAX: usize = 15;
 /// Smallest packet size that IPv4 demands of every link.
@@ -291,6 +293,8 @@ pub struct Network {
     pub masquerade: bool,
     /// Whether endpoints reach each other ("inter-container connectivity").
     pub icc: bool,
+    /// What may be reached outside; none: everything.
+    pub egress: Option<Vec<Allowed>>,
 }
 
 impl Network {
@@ -305,6 +309,7 @@ impl Network {
             internal: false,
             masquerade: true,
             icc: true,
+            egress: None,
         }
     }
 

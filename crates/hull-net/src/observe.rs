@@ -5,6 +5,7 @@ use hull_os::nft::{Family as TableFamily, Rule};
 
 use crate::Error;
 use crate::apply::{Networks, bridged};
+use crate::egress;
 use crate::forwarding::{self, Both, Family, Forwarding, routed_by_others};
 use crate::ipam::{AddressPool, choose_subnet};
 use crate::network::{Network, Subnet};
@@ -109,8 +110,13 @@ impl Networks {
             let left = (!has.is_empty()).then(|| format!("table inet {tag} belongs to no network"));
             return Ok(left.into_iter().collect());
         }
-        let table = plan::table(tag, wanted, forwarding, self.settings.reach);
+        let guards = self.guards();
+        let reach = self.settings.reach;
+        let table = plan::table(tag, wanted, forwarding, reach, &guards);
         let mut differences = Vec::new();
+        let policies = egress::verify(&mut nft, tag, wanted, &guards);
+        differences.extend(policies.map_err(list)?);
+        drop(guards);
         let same = |rule: &Rule, chain: &str, comment: &str| {
             rule.chain() == chain && rule.comment() == comment
         };
@@ -154,7 +160,8 @@ impl Networks {
         if !wanted.is_empty() {
             let links = self.links(&mut self.socket()?)?;
             let forwarding = self.forwarding(&wanted, &links)?;
-            let table = plan::table(tag, &wanted, &forwarding, self.settings.reach);
+            let reach = self.settings.reach;
+            let table = plan::table(tag, &wanted, &forwarding, reach, &self.guards());
             for (set, keys) in table.sets() {
                 let keys: Vec<_> = keys.iter().map(|key| key.join(" . ")).collect();
                 lines.push(format!("inet {tag} @{set} = {{ {} }}", keys.join(", ")));

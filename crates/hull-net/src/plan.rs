@@ -6,6 +6,7 @@ use hull_model::SandboxId;
 use hull_os::netlink::{Batch, LinkChange, Macvlan, MacvlanMode, Veth, is_link_local};
 use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdict, link_key};
 
+use crate::egress::{self, Counts, Guards};
 use crate::forwarding::Both;
 use crate::network::{Endpoint, Network};
 use crate::publish::{self, Published, Reach};
@@ -226,7 +227,13 @@ pub(crate) struct Table {
 }
 
 /// The table for all networks; `forwarding` are the links of the host that forward.
-pub(crate) fn table(name: &str, networks: &[Network], forwarding: &Both, reach: Reach) -> Table {
+pub(crate) fn table(
+    name: &str,
+    networks: &[Network],
+    forwarding: &Both,
+    reach: Reach,
+    guards: &Guards,
+) -> Table {
     let bridges = |which: fn(&Network) -> bool| -> Vec<String> {
         networks
             .iter()
@@ -246,6 +253,7 @@ pub(crate) fn table(name: &str, networks: &[Network], forwarding: &Both, reach: 
         .counted()
         .verdict(Verdict::Drop),
     );
+    rules.extend(egress::rules(name, networks, BRIDGES, guards));
     rules.extend(publish::rules(name, networks, BRIDGES, reach));
     for network in networks
         .iter()
@@ -325,7 +333,13 @@ fn forward_rules(tag: &str) -> Vec<Rule> {
 
 impl Table {
     /// Replaces whatever our table holds: packets see the old one or the new one, never a part.
-    pub(crate) fn replace(&self, published: &Published) -> Transaction {
+    /// Counters go on from `counts`.
+    pub(crate) fn replace(
+        &self,
+        published: &Published,
+        (networks, guards): (&[Network], &Guards),
+        mut counts: Counts,
+    ) -> Transaction {
         let (family, name) = (Family::Inet, self.name.as_str());
         let mut all = remove(name);
         all.add_table(family, name);
@@ -354,9 +368,13 @@ impl Table {
             })
             .collect();
         all.add_elements(family, name, SAME_BRIDGE, &verdicts);
+        egress::add_to(&mut all, name, networks, guards);
         publish::add_to(&mut all, name, published);
         for rule in &self.rules {
-            all.add_rule(family, name, rule, Place::End);
+            let place = (rule.chain().to_owned(), rule.comment().to_owned());
+            let counted = counts.get_mut(&place).and_then(|all| all.pop_front());
+            let rule = rule.clone().count_on_from(counted.unwrap_or_default());
+            all.add_rule(family, name, &rule, Place::End);
         }
         all
     }

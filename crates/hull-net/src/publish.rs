@@ -311,7 +311,7 @@ impl Networks {
 }
 
 /// "No such file or directory".
-const ENOENT: i32 = 2;
+pub(crate) const ENOENT: i32 = 2;
 
 /// From what is published to what is to be, in one transaction.
 fn difference(table: &str, before: &Published, after: &Published) -> Transaction {

@@ -33,6 +33,7 @@ const NEW_CHAIN: u16 = (SUBSYSTEM << 8) | 3;
 const GET_CHAIN: u16 = (SUBSYSTEM << 8) | 4;
 const NEW_RULE: u16 = (SUBSYSTEM << 8) | 6;
 const GET_RULE: u16 = (SUBSYSTEM << 8) | 7;
+const DELETE_CHAIN: u16 = (SUBSYSTEM << 8) | 5;
 const DELETE_RULE: u16 = (SUBSYSTEM << 8) | 8;
 const NEW_SET: u16 = (SUBSYSTEM << 8) | 9;
 const NEW_ELEMENT: u16 = (SUBSYSTEM << 8) | 12;
@@ -168,6 +169,11 @@ pub enum Key {
     Port,
     /// Address of the family, transport protocol and port that a packet goes to.
     AddressPort(Family),
+    /// The name of the link that a packet came from, and its source address of the family.
+    LinkSource(Family),
+    /// Source and destination address of the family, transport protocol and port that a packet
+    /// goes to.
+    Flow(Family),
 }
 
 /// What a map of addresses and ports gives is as long as this, after the address.
@@ -212,6 +218,11 @@ impl Key {
             Self::LinkPair => (shown_as::IFNAME << 6) | shown_as::IFNAME,
             Self::Port => port,
             Self::AddressPort(family) => (family.address_shown_as() << 12) | port,
+            Self::LinkSource(family) => (shown_as::IFNAME << 6) | family.address_shown_as(),
+            Self::Flow(family) => {
+                let address = family.address_shown_as();
+                (address << 18) | (address << 12) | port
+            }
         }
     }
 
@@ -221,12 +232,14 @@ impl Key {
             Self::LinkPair => 2 * LINK_NAME_BYTES,
             Self::Port => 2 * PORT_BYTES,
             Self::AddressPort(family) => family.address_bytes() + 2 * PORT_BYTES,
+            Self::LinkSource(family) => LINK_NAME_BYTES + family.address_bytes(),
+            Self::Flow(family) => 2 * family.address_bytes() + 2 * PORT_BYTES,
         }
     }
 
     fn userdata(self) -> &'static [u8] {
         match self {
-            Self::Link | Self::LinkPair => &KEY_IN_HOST_ORDER,
+            Self::Link | Self::LinkPair | Self::LinkSource(_) => &KEY_IN_HOST_ORDER,
             _ => &KEY_AND_DATA_IN_NETWORK_ORDER,
         }
     }
@@ -258,6 +271,13 @@ fn put_address(bytes: &mut Vec<u8>, address: IpAddr) {
         IpAddr::V4(v4) => bytes.extend(v4.octets()),
         IpAddr::V6(v6) => bytes.extend(v6.octets()),
     }
+}
+
+/// A set's key for a link and an address from which packets come there.
+pub fn link_source_key(link: &str, source: IpAddr) -> Vec<u8> {
+    let mut key = link_key(&[link]);
+    put_address(&mut key, source);
+    key
 }
 
 /// A set's key for some links, one after the other.
@@ -361,6 +381,13 @@ impl Transaction {
         )
         .attribute_text(CHAIN_TABLE, table)
         .attribute_text(CHAIN_NAME, chain);
+    }
+
+    /// Removes a chain that is empty and that nothing leads to any more.
+    pub fn delete_chain(&mut self, family: Family, table: &str, chain: &str) {
+        self.begin(DELETE_CHAIN, 0, family, format!("delete chain {chain}"))
+            .attribute_text(CHAIN_TABLE, table)
+            .attribute_text(CHAIN_NAME, chain);
     }
 
     /// Adds a set of keys.
@@ -598,6 +625,17 @@ pub struct InstalledRule {
     /// Where every packet that comes to it ends; `None` for rules with a condition and rules
     /// that decide nothing.
     pub ends: Option<Ends>,
+    /// Packets and bytes that it counted, where it counts.
+    pub counted: Option<Counted>,
+}
+
+/// Packets and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// nf_tables of one network namespace.
@@ -786,6 +824,7 @@ fn rule(message: &Message<'_>) -> Option<InstalledRule> {
             .and_then(comment_of)
             .unwrap_or_default(),
         ends: attribute(all, RULE_EXPRESSIONS).and_then(Ends::of),
+        counted: attribute(all, RULE_EXPRESSIONS).and_then(Counted::of),
     })
 }
 
@@ -822,8 +861,8 @@ mod tests {
     use std::time::Duration;
 
     use super::{
-        BaseChain, Ends, Family, Hook, Key, Nftables, Place, Rule, Transaction, Verdict, link_key,
-        port_key, port_target,
+        BaseChain, Counted, Ends, Family, Hook, Key, Nftables, Place, Rule, Transaction, Verdict,
+        link_key, link_source_key, port_key, port_target,
     };
     use crate::netlink::tests::in_own_netns;
 
@@ -1073,6 +1112,68 @@ mod tests {
             let found = nft_tables.elements(inet, "t", "ip6_at").unwrap();
             let expected = (port_key(&[v6], 17, 53), port_target((v6, 80).into()));
             assert_eq!(found, [expected]);
+        });
+    }
+
+    /// Who may reach what: by link and source to a chain of its own, there by flows; a counter goes
+    /// on where it was.
+    #[test]
+    fn flows_are_looked_up_and_counters_go_on() {
+        in_own_netns(|| {
+            let inet = Family::Inet;
+            let mut all = table();
+            all.add_chain(inet, "t", "one");
+            for (family, address) in [(Family::Ipv4, "10.0.0.2"), (Family::Ipv6, "fd00::2")] {
+                let word = family.word();
+                let (from, flows) = (format!("from_{word}"), format!("flows_{word}"));
+                let address = address.parse().unwrap();
+                all.add_verdict_map(inet, "t", &from, Key::LinkSource(family));
+                all.add_set(inet, "t", &flows, Key::Flow(family));
+                let jump = Some(Verdict::Jump("one".to_owned()));
+                all.add_elements(inet, "t", &from, &[(link_source_key("br", address), jump)]);
+                let flow = port_key(&[address, address], 6, 443);
+                all.add_elements(inet, "t", &flows, &[(flow, None)]);
+                let by_source = Rule::new("forward", "").verdict_by_link_source(&from, family);
+                let by_flow = Rule::new("one", "")
+                    .of_flow_in(&flows, family)
+                    .verdict(Verdict::Return);
+                all.add_rule(inet, "t", &by_source, Place::End);
+                all.add_rule(inet, "t", &by_flow, Place::End);
+            }
+            let count = Counted {
+                packets: 7,
+                bytes: 420,
+            };
+            let drop = Rule::new("one", "rest").counted().count_on_from(count);
+            all.add_rule(inet, "t", &drop.verdict(Verdict::Drop), Place::End);
+            let mut nft_tables = open();
+            nft_tables.commit(all).unwrap();
+            let shown = nft(&["list", "table", "inet", "t"]);
+            for part in [
+                "\"br\" . 10.0.0.2 : jump one",
+                "\"br\" . fd00::2 : jump one",
+                "10.0.0.2 . 10.0.0.2 . tcp . 443",
+                "fd00::2 . fd00::2 . tcp . 443",
+                "iifname . ip saddr vmap @from_ip",
+                "ip6 saddr . ip6 daddr . meta l4proto . th dport @flows_ip6 return",
+                "counter packets 7 bytes 420 drop",
+            ] {
+                assert!(shown.contains(part), "no {part:?} in {shown}");
+            }
+            let rules = nft_tables.rules(inet, "t").unwrap();
+            let counts: Vec<_> = rules.iter().filter_map(|rule| rule.counted).collect();
+            assert_eq!(counts, [count]);
+            let mut gone = Transaction::new();
+            for (map, address) in [("from_ip", "10.0.0.2"), ("from_ip6", "fd00::2")] {
+                let key = link_source_key("br", address.parse().unwrap());
+                gone.delete_elements(inet, "t", map, &[key]);
+            }
+            gone.flush_chain(inet, "t", "one");
+            gone.delete_chain(inet, "t", "one");
+            // Away and there again at once.
+            gone.add_chain(inet, "t", "one");
+            nft_tables.commit(gone).unwrap();
+            assert!(nft(&["list", "chain", "inet", "t", "one"]).contains("chain one"));
         });
     }
 

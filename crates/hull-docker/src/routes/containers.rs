@@ -283,7 +283,8 @@ pub(super) async fn inspect(call: Call) -> Answer {
     let id = call.container()?;
     let container = call.engine().containers().inspect(id)?;
     let sizes = sizes(&call, id).await?;
-    json(&Inspect::show(&container, sizes))
+    let egress = call.engine().containers().egress(&container).await;
+    json(&Inspect::show(&container, sizes, egress))
 }
 
 /// 204 when something changed, 304 when it was so before.

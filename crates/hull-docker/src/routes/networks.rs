@@ -15,7 +15,7 @@ use crate::filter::Filters;
 use crate::request::Call;
 use crate::router::Answer;
 use crate::time::{self, rfc3339};
-use crate::wire::network::EndpointRequest;
+use crate::wire::network::{EndpointRequest, WireEgress};
 use crate::wire::{OrZero, TextMap, from_text_map, is_zero};
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
@@ -43,6 +43,9 @@ struct Shown {
     containers: BTreeMap<String, Resource>,
     options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+    /// Ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<WireEgress>,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,6 +106,7 @@ impl Shown {
             containers: members.into_iter().map(Resource::of).collect(),
             options: spec.options.clone(),
             labels: spec.labels.clone(),
+            egress: None,
         }
     }
 }
@@ -178,7 +182,9 @@ pub(super) async fn inspect(call: Call) -> Answer {
     let networks = call.engine().networks();
     let network = networks.find(call.name())?;
     let members = networks.members(network.id);
-    json(&Shown::of(&network, members))
+    let mut shown = Shown::of(&network, members);
+    shown.egress = networks.egress(&network).await.map(WireEgress::from);
+    json(&shown)
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hull_engine::api::{Container, CreateRequest, Exec, exit_of};
+use hull_engine::api::{Container, CreateRequest, EgressReport, Exec, exit_of};
 use hull_model::health::{Health, HealthStatus, ProbeResult};
 use hull_model::port::PublishedPort;
 use hull_model::spec::ContainerConfig;
@@ -292,7 +292,11 @@ impl<'a> WireMachine<'a> {
 pub(crate) type Sizes = Option<(u64, u64)>;
 
 impl<'a> Inspect<'a> {
-    pub(crate) fn show(container: &'a Container, sizes: Sizes) -> Self {
+    pub(crate) fn show(
+        container: &'a Container,
+        sizes: Sizes,
+        egress: Option<EgressReport>,
+    ) -> Self {
         let mut args = container.spec.config.args().into_iter();
         let file = |name: &str| {
             container
@@ -352,7 +356,7 @@ impl<'a> Inspect<'a> {
             size_root_fs: sizes.map(|(_, all)| all),
             mounts: container.mounts.iter().map(WireMountPoint::from).collect(),
             config,
-            network_settings: NetworkSettings::show(container),
+            network_settings: NetworkSettings::show(container, egress),
             warnings: &container.warnings,
             machine: container.machine.as_ref().map(WireMachine::show),
         }
@@ -692,7 +696,7 @@ mod tests {
     #[test]
     fn inspect_has_every_field() {
         let container = container(exited(3));
-        let shown = serde_json::to_value(Inspect::show(&container, None)).expect("JSON");
+        let shown = serde_json::to_value(Inspect::show(&container, None, None)).expect("JSON");
         for key in [
             "Id",
             "Created",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hull_engine::api::{Container, Endpoint};
+use hull_engine::api::{Container, EgressReport, Endpoint};
 use hull_model::spec::{EndpointSpec, NetworkMode};
 use serde::{Deserialize, Serialize};
 
@@ -167,10 +167,34 @@ pub(crate) struct NetworkSettings {
     ipv6_gateway: String,
     mac_address: String,
     networks: BTreeMap<String, EndpointSettings>,
+    /// Ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress: Option<WireEgress>,
+}
+
+/// What an egress policy says and has done; ours.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct WireEgress {
+    allowed: Vec<String>,
+    connections: u64,
+    blocked_packets: u64,
+    blocked_bytes: u64,
+}
+
+impl From<EgressReport> for WireEgress {
+    fn from(report: EgressReport) -> Self {
+        Self {
+            allowed: report.allowed,
+            connections: report.connections,
+            blocked_packets: report.blocked_packets,
+            blocked_bytes: report.blocked_bytes,
+        }
+    }
 }
 
 impl NetworkSettings {
-    pub(crate) fn show(container: &Container) -> Self {
+    pub(crate) fn show(container: &Container, egress: Option<EgressReport>) -> Self {
         // The flat fields repeat the default bridge's, for old clients.
         let live = container.endpoints.iter().find(|e| e.network == "bridge");
         let runs = container.pid != 0;
@@ -212,6 +236,7 @@ impl NetworkSettings {
             ipv6_gateway: text(live.and_then(|e| e.gateway6)),
             mac_address: live.map(|e| e.mac.clone()).unwrap_or_default(),
             networks: show_endpoints(container),
+            egress: egress.map(WireEgress::from),
         }
     }
 }

@@ -12,10 +12,11 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::Zones;
 use super::forward::{Forwarder, Transport, read_message, write_message};
 use super::wire::{self, Answer, Kind, Question};
+use super::{Zone, Zones};
 use crate::core::Core;
+use crate::jobs::Pool;
 
 /// Datagrams of one container in a window; more wait in its socket, where the kernel drops what
 /// does not fit: a container that floods keeps only itself waiting.
@@ -80,22 +81,35 @@ impl Resolver {
     /// The answer to a query; none: it is not worth one.
     async fn resolve(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
         let question = wire::question(query)?;
-        let own = |answer: &Answer| Some(wire::answer(query, &question, answer));
+        let own = |answer: &Answer| wire::answer(query, &question, answer);
         let core = self.core.upgrade()?;
-        if let Some(answer) = self.look_up(&core, &question) {
-            return own(&answer);
+        let zone = self.zones.of(&core, self.id);
+        let answer = match self.look_up(&zone, &question) {
+            Some(answer) => own(&answer),
+            None if !zone.may_ask(&question.name) => return Some(own(&Answer::Refused)),
+            None => {
+                let servers = super::servers_of(&core, self.id);
+                match self.forwarder.ask(query, transport, &servers).await {
+                    Some(answer) => answer,
+                    None => return Some(own(&Answer::ServerFailure)),
+                }
+            }
+        };
+        if zone.lists(&question.name) {
+            let (name, addresses) = (question.name.clone(), wire::addresses(&answer));
+            let job = core.clone();
+            let allow = move || zone.allow(&job, &name, &addresses);
+            let allowed = core.jobs.run(Pool::Kernel, allow).await;
+            if let Err(error) = allowed.and_then(|allowed| allowed) {
+                tracing::warn!(container = %self.id.short(), error = %error.chain(), "names");
+                return Some(own(&Answer::ServerFailure));
+            }
         }
-        let servers = super::servers_of(&core, self.id);
-        drop(core);
-        match self.forwarder.ask(query, transport, &servers).await {
-            Some(answer) => Some(answer),
-            None => own(&Answer::ServerFailure),
-        }
+        Some(answer)
     }
 
     /// What we know ourselves.
-    fn look_up(&self, core: &Core, question: &Question) -> Option<Answer> {
-        let zone = self.zones.of(core, self.id);
+    fn look_up(&self, zone: &Zone, question: &Question) -> Option<Answer> {
         if question.kind == Kind::Ptr {
             let address = wire::reversed(&question.name)?;
             return zone.name_of(&address).map(Answer::Name);

@@ -72,6 +72,8 @@ pub(crate) enum Answer {
     Name(String),
     /// It could not be found out.
     ServerFailure,
+    /// It may not be asked for.
+    Refused,
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
@@ -155,6 +157,7 @@ pub(crate) fn answer(query: &[u8], question: &Question, answer: &Answer) -> Vec<
     let code = match answer {
         Answer::Addresses(_) | Answer::Name(_) => 0,
         Answer::ServerFailure => 2,
+        Answer::Refused => 5,
     };
     message[2] = FLAG_RESPONSE | (query[2] & FLAG_RECURSION_DESIRED);
     message[3] = FLAG_RECURSION_AVAILABLE | code;
@@ -175,7 +178,7 @@ pub(crate) fn answer(query: &[u8], question: &Question, answer: &Answer) -> Vec<
                 records = 1;
             }
         }
-        Answer::ServerFailure => {}
+        Answer::ServerFailure | Answer::Refused => {}
     }
     message[6..8].copy_from_slice(&records.to_be_bytes());
     message[8..HEADER_BYTES].fill(0);
@@ -246,6 +249,22 @@ fn records(message: &[u8]) -> Option<Vec<Record>> {
         at = kind_at + 10 + usize::from(be16(message, kind_at + 8)?);
     }
     (at <= message.len()).then_some(found)
+}
+
+/// The addresses that a message answers with, whatever names lead to them.
+pub(crate) fn addresses(message: &[u8]) -> Vec<IpAddr> {
+    let count = usize::from(be16(message, 6).unwrap_or_default());
+    let read = |record: &Record| -> Option<IpAddr> {
+        let data = message.get(record.at + 10..)?;
+        let length = be16(message, record.at + 8)?;
+        match (record.kind, length) {
+            (Kind::A, 4) => Some(IpAddr::from(*data.first_chunk::<4>()?)),
+            (Kind::Aaaa, 16) => Some(IpAddr::from(*data.first_chunk::<16>()?)),
+            _ => None,
+        }
+    };
+    let all = records(message).unwrap_or_default();
+    all.iter().take(count).filter_map(read).collect()
 }
 
 /// How long an answer of others may be remembered, in seconds; `None`: not at all.
@@ -325,6 +344,8 @@ mod tests {
         assert_eq!(lifetime_s(&said), Some(TTL_S));
         assert_eq!(said[said.len() - 4..], [10, 0, 0, 3]);
         assert_eq!(records(&said).unwrap().len(), 2);
+        let expected: [IpAddr; 2] = [[10, 0, 0, 2].into(), [10, 0, 0, 3].into()];
+        assert_eq!(super::addresses(&said), expected);
         let mut older = said.clone();
         age(&mut older, 100);
         assert_eq!(lifetime_s(&older), Some(TTL_S - 100));
@@ -410,6 +431,7 @@ mod tests {
             fit(message, &read, said);
         }
         let _ = lifetime_s(message);
+        assert!(super::addresses(message).len() <= message.len());
         age(&mut message.to_vec(), 7);
     }
 }

@@ -73,7 +73,9 @@ impl Network {
             options: &spec.host.dns_options,
         };
         match spec.host.network {
-            _ if names::are_served(endpoints) => files::resolv_conf_of_resolver(&host, &overrides),
+            _ if names::are_served(spec, endpoints) => {
+                files::resolv_conf_of_resolver(&host, &overrides)
+            }
             NetworkMode::Host => files::resolv_conf_of_host(&host, &overrides),
             _ => files::resolv_conf(&host, &overrides),
         }

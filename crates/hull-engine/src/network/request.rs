@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use hull_model::NetworkId;
 use hull_net::{Kind, MacvlanMode, Subnet};
 
+use super::egress;
 use crate::api::{NetworkDriver, NetworkPool, NetworkRequest, NetworkSpec, PoolRequest};
 use crate::error::{EngineError, Result};
 
@@ -270,6 +271,7 @@ pub(super) fn plan(id: NetworkId, spec: &NetworkSpec) -> Result<hull_net::Networ
         internal: spec.internal,
         masquerade: flag(OPTION_MASQUERADE, true)?,
         icc: flag(OPTION_ICC, true)?,
+        egress: egress::of_network(spec)?.map(|egress| egress::ranges(&egress)),
     };
     if spec.driver == NetworkDriver::Macvlan && network.bridge.is_empty() {
         return Err(EngineError::Unsupported(

@@ -31,6 +31,9 @@ impl Owner {
 
     /// Gives back the addresses of a life that is over.
     pub(super) fn release_endpoints(&mut self) {
+        // Before anybody else can have its addresses; nothing is asked of the kernel for a container
+        // without a policy.
+        self.core.network.unguard(self.id, &self.life.endpoints);
         for endpoint in std::mem::take(&mut self.life.endpoints) {
             self.core.network.release(self.id, &endpoint);
             self.former_links.push(endpoint.number);
@@ -75,6 +78,9 @@ impl Owner {
         self.life.endpoints.push(endpoint.clone());
         let mut connected = self.commit_record(record, true).await;
         if connected.is_ok() {
+            connected = self.guard().await;
+        }
+        if connected.is_ok() {
             connected = self.make_link(&endpoint).await;
         }
         if let Err(error) = connected {
@@ -91,7 +97,7 @@ impl Owner {
 
     /// On its first network with names, a container begins to ask us for them.
     fn open_resolver(&mut self) {
-        if self.name_servers.is_open() || !names::are_served(&self.life.endpoints) {
+        if self.name_servers.is_open() || !names::are_served(&self.spec, &self.life.endpoints) {
             return;
         }
         let Some(shim) = &mut self.shim else {
@@ -184,6 +190,7 @@ impl Owner {
         if let Err(error) = self.remove_link(endpoint).await {
             tracing::warn!(container = %self.id.short(), error = %error.chain(), "undo of a connect");
         }
+        self.guard_rest(endpoint).await;
         self.core.network.release(self.id, endpoint);
         let mut record = self.record.clone();
         record.spec.endpoints.remove(&endpoint.network);
@@ -224,6 +231,7 @@ impl Owner {
         }
         // The record says that it is gone, so it goes: what fails now is tried again at a start.
         let removed = self.remove_link(&endpoint).await;
+        self.guard_rest(&endpoint).await;
         self.core.network.release(self.id, &endpoint);
         self.move_ports(before).await;
         self.change_hosts(&[], std::slice::from_ref(&endpoint));
@@ -247,6 +255,27 @@ impl Owner {
             self.write_hosts();
         }
         Ok(())
+    }
+
+    /// Holds it to its egress policy on the networks that it has now.
+    async fn guard(&self) -> Result<()> {
+        let (core, id, spec) = (self.core.clone(), self.id, self.spec.clone());
+        let endpoints = self.life.endpoints.clone();
+        let guarded = self.core.jobs.run(Pool::Kernel, move || {
+            core.network.guard(id, &spec, &endpoints)
+        });
+        guarded.await?
+    }
+
+    async fn guard_rest(&self, gone: &Endpoint) {
+        let (core, id, spec) = (self.core.clone(), self.id, self.spec.clone());
+        let (rest, gone) = (self.life.endpoints.clone(), gone.clone());
+        let guarded = self.core.jobs.run(Pool::Kernel, move || {
+            core.network.guard_rest(id, &spec, &rest, &gone);
+        });
+        if let Err(error) = guarded.await {
+            tracing::warn!(container = %self.id.short(), error = %error.chain(), "its egress policy");
+        }
     }
 
     /// Writes down what was asked and, while it runs, what it has.

@@ -456,6 +456,7 @@ fn check_mounts(host: &HostConfig) -> Result<()> {
 fn dry_run(core: &Core, spec: &ContainerSpec, id: SandboxId) -> Result<Vec<String>> {
     let hostname = translate::hostname(spec, id);
     health::on_failure(spec)?;
+    network::egress_policy(spec)?;
     translate::process(spec, &hostname)?;
     translate::devices(spec)?;
     port::asked(spec)?;

@@ -92,9 +92,11 @@ impl Job {
         let (core, id) = (self.core.clone(), self.id);
         let started = crate::port::to_keep(&ports, 0).and_then(|kept| {
             core.ports.publish(&published, target)?;
+            core.network.guard(id, &self.spec, endpoints)?;
             self.start_with(endpoints, attachments, kept)
         });
         if started.is_err() {
+            core.network.unguard(id, endpoints);
             ClosedPorts::new(id, published, target).take_back(&core);
         }
         started.map(|(shim, volumes)| (shim, ports, volumes))
@@ -146,7 +148,7 @@ impl Job {
             oom_score_adj: self.spec.host.oom_score_adj,
             process: self.process(&hostname, linked)?,
             kept,
-            resolver: match names::are_served(endpoints) {
+            resolver: match names::are_served(&self.spec, endpoints) {
                 true => Some(names::resolver()?),
                 false => None,
             },

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{DATA_VALUE, DATA_VERDICT, Family, LIST_ITEM, link_key, network_bytes};
+use super::{Counted, DATA_VALUE, DATA_VERDICT, Family, LIST_ITEM, be64, link_key, network_bytes};
 use crate::netlink::{Batch, attribute, attributes, be32, text};
 
 const EXPRESSION_NAME: u16 = 1;
@@ -32,6 +32,8 @@ const BASE_TRANSPORT: u32 = 2;
 
 /// State of the connection that a packet belongs to: replies and what else follows from it.
 const STATE_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// The first packets of connections, and what belongs to none. Neighbour discovery is neither.
+const STATE_NEW_OR_INVALID: u32 = 8 | 1;
 /// The connection's destination was rewritten by a rule.
 const STATUS_DNAT: u32 = 1 << 5;
 
@@ -106,7 +108,7 @@ enum Expression {
         verdict: bool,
     },
     Load(Vec<u8>, u32),
-    Counter,
+    Counter(Counted),
     Verdict(Verdict),
     Masquerade,
     Dnat {
@@ -304,6 +306,52 @@ impl Rule {
             .compare(true, &u32::from(libc::RTN_LOCAL).to_ne_bytes())
     }
 
+    /// Its destination is no address of this host.
+    pub fn not_to_local_address(self) -> Self {
+        self.say("fib daddr type != local")
+            .then([Expression::AddressType])
+            .compare(false, &u32::from(libc::RTN_LOCAL).to_ne_bytes())
+    }
+
+    /// It is of this transport protocol.
+    pub fn of_protocol(self, protocol: u8) -> Self {
+        self.say(format!("meta l4proto {protocol}"))
+            .meta(META_L4PROTO)
+            .compare(true, &[protocol])
+    }
+
+    /// The verdict that the map has for the link that it came from.
+    pub fn verdict_by_link(self, map: &str) -> Self {
+        self.say(format!("iifname vmap @{map}"))
+            .meta(META_IIFNAME)
+            .lookup(map, false, true)
+    }
+
+    /// The verdict that the map has for the link that it came from and its source.
+    pub fn verdict_by_link_source(self, map: &str, family: Family) -> Self {
+        let word = family.word();
+        self.say(format!("iifname . {word} saddr vmap @{map}"))
+            .meta(META_NFPROTO)
+            .compare(true, &[family.address_family()])
+            .meta(META_IIFNAME)
+            .part_address(family, true, REGISTER_2)
+            .lookup(map, false, true)
+    }
+
+    /// Its source, destination, protocol and port are in the set.
+    pub fn of_flow_in(self, set: &str, family: Family) -> Self {
+        let word = family.word();
+        let destination = REGISTER_SMALL + family.address_bytes() as u32 / REGISTER_SMALL_BYTES;
+        let port = destination + family.address_bytes() as u32 / REGISTER_SMALL_BYTES;
+        self.say(format!("{word} saddr . {word} daddr . port @{set}"))
+            .meta(META_NFPROTO)
+            .compare(true, &[family.address_family()])
+            .part_address(family, true, REGISTER_SMALL)
+            .part_address(family, false, destination)
+            .part_port(port)
+            .lookup(set, false, false)
+    }
+
     fn conntrack(self, key: u32, bits: u32) -> Self {
         self.then([
             Expression::Conntrack { key },
@@ -318,6 +366,12 @@ impl Rule {
             .conntrack(CT_STATE, STATE_ESTABLISHED_OR_RELATED)
     }
 
+    /// It begins a connection, or belongs to none.
+    pub fn of_new_connection(self) -> Self {
+        self.say("ct state invalid,new")
+            .conntrack(CT_STATE, STATE_NEW_OR_INVALID)
+    }
+
     /// A rule of the host (a published port) chose its destination.
     pub fn of_published_port(self) -> Self {
         self.say("ct status dnat").conntrack(CT_STATUS, STATUS_DNAT)
@@ -325,7 +379,18 @@ impl Rule {
 
     /// Counts the packets that come this far.
     pub fn counted(self) -> Self {
-        self.say("counter").then([Expression::Counter])
+        self.say("counter")
+            .then([Expression::Counter(Counted::default())])
+    }
+
+    /// Has its counter, if it has one, go on from here.
+    pub fn count_on_from(mut self, from: Counted) -> Self {
+        for expression in &mut self.expressions {
+            if let Expression::Counter(counted) = expression {
+                *counted = from;
+            }
+        }
+        self
     }
 
     /// What then happens.
@@ -431,7 +496,7 @@ impl Expression {
             Self::Compare { .. } => "cmp",
             Self::Lookup { .. } | Self::Map(_) => "lookup",
             Self::Load(..) | Self::Verdict(_) => "immediate",
-            Self::Counter => "counter",
+            Self::Counter(_) => "counter",
             Self::Masquerade => "masq",
             Self::Dnat { .. } | Self::DnatTo(_) => "nat",
         }
@@ -488,19 +553,16 @@ impl Expression {
                 set,
                 inverted,
                 verdict,
-            } => {
-                data.attribute_text(1, set).attribute_be32(2, REGISTER_1);
-                if *verdict {
-                    data.attribute_be32(3, REGISTER_VERDICT);
-                } else {
-                    data.attribute_be32(5, u32::from(*inverted));
-                }
-            }
+            } => put_lookup(data, set, *inverted, *verdict),
             Self::Load(bytes, register) => {
                 data.attribute_be32(1, *register);
                 value(data, 2, bytes);
             }
-            Self::Counter | Self::Masquerade => {}
+            Self::Counter(from) => {
+                data.attribute(1, &from.bytes.to_be_bytes())
+                    .attribute(2, &from.packets.to_be_bytes());
+            }
+            Self::Masquerade => {}
             Self::Verdict(verdict) => {
                 data.attribute_be32(1, REGISTER_VERDICT)
                     .nested(2, |nest| verdict.put(nest));
@@ -519,6 +581,15 @@ impl Expression {
                 put_nat(data, family.address_family(), REGISTER_SMALL, Some(port));
             }
         }
+    }
+}
+
+fn put_lookup(data: &mut Batch, set: &str, inverted: bool, verdict: bool) {
+    data.attribute_text(1, set).attribute_be32(2, REGISTER_1);
+    if verdict {
+        data.attribute_be32(3, REGISTER_VERDICT);
+    } else {
+        data.attribute_be32(5, u32::from(inverted));
     }
 }
 
@@ -579,5 +650,19 @@ impl Ends {
             -3 | GOTO => Some(Self::In(chain?, code == GOTO)),
             _ => None,
         }
+    }
+}
+
+impl Counted {
+    /// What the counter among the expressions of an installed rule says.
+    pub(super) fn of(list: &[u8]) -> Option<Self> {
+        let counter = attributes(list).map(|(_, item)| item).find(|item| {
+            attribute(item, EXPRESSION_NAME).map(text).as_deref() == Some("counter")
+        })?;
+        let data = attribute(counter, EXPRESSION_DATA)?;
+        Some(Self {
+            bytes: attribute(data, 1).and_then(be64)?,
+            packets: attribute(data, 2).and_then(be64)?,
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! `hull network`: list, create, connect, disconnect and remove networks.
 
+use hull_model::egress::EGRESS_LABEL;
 use serde_json::json;
 
 use super::container::parse;
@@ -118,6 +119,9 @@ pub(crate) struct NetworkCreate {
     /// Driver to manage the Network
     #[arg(long, short, default_value = "bridge", value_name = "string")]
     driver: String,
+    /// What may be reached from it outside (NAME:PORT, ADDRESS/PREFIX:PORT, or none)
+    #[arg(long, value_name = "list")]
+    egress: Vec<String>,
     /// IPv4 or IPv6 Gateway for the master subnet
     #[arg(long, value_name = "strings")]
     gateway: Vec<String>,
@@ -165,6 +169,10 @@ impl Command for NetworkCreate {
                 .map(|(key, value)| (key.clone(), json!(value)))
                 .collect()
         };
+        let mut options = map(&self.opt);
+        if !self.egress.is_empty() {
+            options.insert(EGRESS_LABEL.to_owned(), json!(self.egress.join(",")));
+        }
         let labels: Vec<(String, String)> = self
             .label
             .iter()
@@ -180,7 +188,7 @@ impl Command for NetworkCreate {
         });
         let body = json!({
             "Name": self.name, "Driver": self.driver, "Internal": self.internal,
-            "Attachable": self.attachable, "EnableIPv6": self.ipv6, "Options": map(&self.opt),
+            "Attachable": self.attachable, "EnableIPv6": self.ipv6, "Options": options,
             "Labels": map(&labels), "CheckDuplicate": true,
             "IPAM": {
                 "Driver": self.ipam_driver, "Options": map(&self.ipam_opt),

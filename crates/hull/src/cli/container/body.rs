@@ -8,6 +8,7 @@ use super::network;
 use super::options::ContainerOptions;
 use super::parse;
 use super::port;
+use hull_model::egress::EGRESS_LABEL;
 use hull_model::health::ON_FAILURE_LABEL;
 
 use super::wire::{Config, CreateBody, Empty, Healthcheck, HostConfig, LogConfig, Resources};
@@ -285,6 +286,9 @@ impl ContainerOptions {
             .collect();
         if let Some(action) = &self.health_on_failure {
             labels.insert(ON_FAILURE_LABEL.to_owned(), action.clone());
+        }
+        if !self.egress.is_empty() {
+            labels.insert(EGRESS_LABEL.to_owned(), self.egress.join(","));
         }
         Ok(labels)
     }

@@ -120,6 +120,9 @@ pub(crate) struct ContainerOptions {
     /// Add additional groups to join
     #[arg(long, value_name = "list")]
     pub(super) group_add: Vec<String>,
+    /// What may be reached outside its networks (NAME:PORT, ADDRESS/PREFIX:PORT, or none)
+    #[arg(long, value_name = "list")]
+    pub(super) egress: Vec<String>,
     /// Command to run to check health
     #[arg(long, value_name = "string")]
     pub(super) health_cmd: Option<String>,
