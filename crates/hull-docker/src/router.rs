@@ -73,18 +73,28 @@ pub(crate) async fn answer(
     reply
 }
 
+/// Where the body is an archive, whatever the client calls it: bollard calls it JSON.
+const UPLOADS: [&str; 4] = [
+    "/images/load",
+    "/images/create",
+    "/containers/{name}/archive",
+    "/hull/volumes/{name}/import",
+];
+
 async fn dispatch(
     app: Arc<App>,
     mut request: Request<Incoming>,
     place: Arc<OwnedSemaphorePermit>,
     path: &str,
 ) -> Answer {
-    let json = if is_json(&request) {
+    let found = find(request.method(), path);
+    let uploads = |found: &Found| UPLOADS.contains(&found.route.pattern);
+    let json = if is_json(&request) && !found.as_ref().is_ok_and(uploads) {
         read_all(request.body_mut()).await?
     } else {
         Bytes::new()
     };
-    match find(request.method(), path) {
+    match found {
         Ok(Found {
             route,
             names,

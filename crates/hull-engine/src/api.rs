@@ -64,6 +64,8 @@ pub struct Container {
     pub created_ns: i64,
     /// Nanoseconds since the epoch of the last start; 0: never.
     pub started_ns: i64,
+    /// Nanoseconds since the epoch of the last end; 0: never.
+    pub finished_ns: i64,
     /// Process id of its first process on the host; 0: none.
     pub pid: u32,
     /// Text of the last failed start; empty: none.
@@ -165,11 +167,11 @@ impl Container {
 /// A mount with its source resolved, as `inspect` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPoint {
-    /// `bind`, `volume` or `tmpfs`.
+    /// `bind`, `volume`, `image` or `tmpfs`.
     pub kind: &'static str,
     /// Name of the volume; empty for others.
     pub name: String,
-    /// Path on the host; empty for tmpfs.
+    /// Path on the host, or an image's name; empty for tmpfs.
     pub source: String,
     /// Path inside.
     pub destination: String,

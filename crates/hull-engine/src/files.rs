@@ -254,9 +254,7 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
     let reference = reference.map(image::Reference::with_default_tag);
     let base = core.images.record(&container.spec.image)?;
     let mut config = image_config(&container.spec, &base.config, &request)?;
-    // As Docker writes down where an image came from.
-    let origin = serde_json::Value::String(id.to_string());
-    config.other.insert("container".to_owned(), origin);
+    config.other.extend(origin(id, &container.spec));
     // No layer goes away between here and the record that names it.
     let _sweep = core.images.sweep.clone().read_owned().await;
     let held = request.pause && handle.ask(|reply| Request::Hold { reply }).await?;
@@ -295,6 +293,17 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
         ],
     );
     Ok(image)
+}
+
+/// As Docker writes down in an image which container it came from.
+fn origin(id: SandboxId, spec: &ContainerSpec) -> [(String, serde_json::Value); 2] {
+    let mut config = serde_json::json!(run_config(&spec.config));
+    config["Hostname"] = spec.config.hostname.as_str().into();
+    config["Image"] = spec.image_reference.as_str().into();
+    [
+        ("container".to_owned(), id.to_string().into()),
+        ("container_config".to_owned(), config),
+    ]
 }
 
 /// The layer of what a container changed; none when it changed nothing.

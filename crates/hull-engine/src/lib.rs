@@ -45,6 +45,7 @@ pub use stats::STREAM_PAUSE as STATS_PAUSE;
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -907,6 +908,28 @@ impl Volumes<'_> {
     /// Bytes that a volume takes on the disk.
     pub async fn usage(&self, volume: &Volume) -> u64 {
         object::volume::usage(self.0, volume).await
+    }
+
+    /// Writes what is in a volume as an archive.
+    ///
+    /// # Errors
+    /// `NoSuchVolume`, the writer's, or what the file system says.
+    pub async fn export(&self, name: &str, output: Box<dyn Write + Send>) -> Result<()> {
+        object::volume::export(self.0, name, output).await
+    }
+
+    /// Makes a volume of an archive.
+    ///
+    /// # Errors
+    /// `WrongState` when it is there, what is wrong with the archive, or a full disk: there is no
+    /// volume then.
+    pub async fn import(
+        &self,
+        request: VolumeRequest,
+        input: Box<dyn Read + Send>,
+    ) -> Result<Volume> {
+        let core = self.0.clone();
+        finished(async move { object::volume::import(&core, request, input).await }).await
     }
 
     /// Gives a volume that no container has another name.

@@ -110,7 +110,7 @@ fn asked_mount(asked: &MountSpec, volumes: &Sources) -> Option<Mount> {
             data: String::new(),
         }),
         Asked::Tmpfs { options } => Some(tmpfs(asked, options)),
-        Asked::Volume { .. } => {
+        Asked::Volume { .. } | Asked::Image { .. } => {
             let (source, only_read) = volumes.at(&asked.destination)?;
             let readonly = asked.readonly || only_read;
             Some(bind(
@@ -195,6 +195,7 @@ pub(crate) fn mount_points(spec: &ContainerSpec, volumes: &VolumeTable) -> Vec<M
                 let source = volumes.data(name).to_string_lossy().into_owned();
                 ("volume", name.clone(), source, "")
             }
+            Asked::Image { source, .. } => ("image", String::new(), source.clone(), ""),
             Asked::Tmpfs { .. } => ("tmpfs", String::new(), String::new(), ""),
         };
         MountPoint {

@@ -124,6 +124,23 @@ pub struct Healthcheck {
     pub retries: i64,
 }
 
+impl ContainerSpec {
+    /// The images that it needs: its own, and those that are mounted in it.
+    pub fn images(&self) -> impl Iterator<Item = Digest> {
+        let mounts = self.host.mounts.iter();
+        let mounted = mounts.filter_map(|mount| match &mount.kind {
+            MountKind::Image { image, .. } => *image,
+            _ => None,
+        });
+        std::iter::once(self.image).chain(mounted)
+    }
+
+    /// Whether it needs an image.
+    pub fn has_image(&self, image: &Digest) -> bool {
+        self.images().any(|one| one == *image)
+    }
+}
+
 /// How a container is held: isolation, limits, mounts, what happens at its end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -299,6 +316,17 @@ pub enum MountKind {
         /// How to make it when it is not there.
         #[serde(default)]
         request: VolumeSpec,
+    },
+    /// The files of an image, for reading.
+    Image {
+        /// The image as the client named it.
+        source: String,
+        /// Which that was at create.
+        #[serde(default)]
+        image: Option<Digest>,
+        /// Path inside the image; empty: all of it.
+        #[serde(default)]
+        subpath: String,
     },
     /// Memory.
     Tmpfs {

@@ -28,6 +28,8 @@ struct CreateBody {
     attach_stdin: OrZero<bool>,
     attach_stdout: OrZero<bool>,
     attach_stderr: OrZero<bool>,
+    // Go reads names in any case, and docker-py counts on it here.
+    #[serde(alias = "detachKeys")]
     detach_keys: OrZero<String>,
     env: OrZero<Vec<String>>,
     working_dir: OrZero<String>,

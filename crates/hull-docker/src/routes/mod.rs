@@ -112,6 +112,8 @@ routes! {
     POST "/volumes/prune" => volumes::prune;
     PUT "/volumes/{name}" => volume_update;
     DELETE "/volumes/{name}" => volumes::remove;
+    GET "/hull/volumes/{name}/export" => volumes::export;
+    POST "/hull/volumes/{name}/import" => volumes::import;
     POST "/hull/volumes/{name}/rename" => volumes::rename;
     POST "/hull/volumes/{name}/clone" => volumes::clone;
     POST "/hull/volumes/{name}/snapshot" => volumes::snapshot;

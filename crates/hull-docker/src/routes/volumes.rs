@@ -1,16 +1,19 @@
-//! Volumes: create, list, inspect, remove, prune; and ours beside Docker's: rename, clone, snapshot.
+//! Volumes: create, list, inspect, remove, prune; and ours beside Docker's: rename, clone, snapshot,
+//! export, import.
 
 use std::collections::BTreeMap;
 
 use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
 use hull_engine::EngineError;
-use hull_engine::api::{Volume, VolumeCopy};
+use hull_engine::api::{Volume, VolumeCopy, VolumeRequest};
+use hull_model::spec::VolumeSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::system::WALKS_AT_ONCE;
 use crate::body::{json, json_with, no_content};
+use crate::download::download;
 use crate::errors::ApiError;
 use crate::filter::Filters;
 use crate::request::{ApiMinor, Call};
@@ -93,6 +96,38 @@ pub(super) async fn prune(call: Call) -> Answer {
         volumes_deleted,
         space_reclaimed,
     })
+}
+
+/// Ours: a volume as an archive.
+pub(super) async fn export(call: Call) -> Answer {
+    let name = call.name().to_owned();
+    let engine = call.engine().clone();
+    download(|output| async move { engine.volumes().export(&name, output).await }).await
+}
+
+/// Ours: a new volume of an archive; labels and options are in the query, `key=value` each.
+pub(super) async fn import(call: Call) -> Answer {
+    let pairs = |name: &str| {
+        let given = call.query.all(name);
+        let pair = |text: &str| {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            (key.to_owned(), value.to_owned())
+        };
+        let pairs: BTreeMap<_, _> = given.map(pair).collect();
+        (!pairs.is_empty()).then_some(pairs)
+    };
+    let request = VolumeRequest {
+        name: call.name().to_owned(),
+        spec: VolumeSpec {
+            driver: String::new(),
+            options: pairs("opt"),
+            labels: pairs("label"),
+        },
+    };
+    let engine = call.engine().clone();
+    let upload = Box::new(call.into_upload());
+    let volume = engine.volumes().import(request, upload).await?;
+    json_with(StatusCode::CREATED, &Shown::show(&volume, None))
 }
 
 /// The body of a rename, a clone and a snapshot.

@@ -199,7 +199,11 @@ impl<'a> WireState<'a> {
             exit_code: exit.map_or(container.error_code, |exit| exit.code),
             error: &container.error,
             started_at: rfc3339(container.started_ns),
-            finished_at: rfc3339(exit.filter(|_| !never_ran).map_or(0, |exit| exit.at_ns)),
+            // While it runs again, that of the life before.
+            finished_at: rfc3339(match exit {
+                Some(exit) if !never_ran => exit.at_ns,
+                _ => container.finished_ns,
+            }),
             health: container.health.as_ref().map(WireHealth::show),
         }
     }
@@ -631,6 +635,7 @@ mod tests {
             state,
             created_ns: 10 * S,
             started_ns: 20 * S,
+            finished_ns: 0,
             pid: if state.is_live() { 7 } else { 0 },
             error: String::new(),
             error_code: 0,
@@ -672,6 +677,7 @@ mod tests {
         check_status(&container(exited(3)), "Exited (3) About a minute ago");
         let never = Container {
             started_ns: 0,
+            finished_ns: 0,
             ..container(exited(127))
         };
         check_status(&never, "Created");

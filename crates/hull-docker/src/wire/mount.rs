@@ -26,6 +26,8 @@ pub(crate) struct Mount {
     #[serde(skip_serializing_if = "Option::is_none")]
     volume_options: Option<VolumeOptions>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    image_options: Option<ImageOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tmpfs_options: Option<TmpfsOptions>,
 }
 
@@ -60,6 +62,13 @@ struct DriverConfig {
     name: OrZero<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     options: Option<TextMap>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ImageOptions {
+    #[serde(skip_serializing_if = "is_zero")]
+    subpath: OrZero<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -222,7 +231,7 @@ pub(crate) fn show_bind(mount: &MountSpec) -> String {
             anonymous: true, ..
         } => "",
         MountKind::Volume { name, .. } => name.as_str(),
-        MountKind::Tmpfs { .. } => "",
+        MountKind::Image { .. } | MountKind::Tmpfs { .. } => "",
     };
     let parts = [source, &mount.destination, &mount.mode];
     parts
@@ -333,7 +342,15 @@ impl TryFrom<Mount> for MountSpec {
                 return Err(invalid(kind, "field Source must not be specified"));
             }
             "tmpfs" => tmpfs_kind(wire.tmpfs_options.unwrap_or_default()),
-            "image" | "npipe" | "cluster" => {
+            "image" if source.is_empty() => {
+                return Err(invalid(kind, "field Source must not be empty"));
+            }
+            "image" => MountKind::Image {
+                source,
+                image: None,
+                subpath: wire.image_options.unwrap_or_default().subpath.0,
+            },
+            "npipe" | "cluster" => {
                 return Err(ApiError::not_there(&format!("a mount of type \"{kind}\"")));
             }
             _ => return Err(ApiError::invalid("mount type unknown")),
@@ -459,6 +476,16 @@ impl From<&MountSpec> for Mount {
                     .filter(|options| *options != VolumeOptions::default()),
                 ..base
             },
+            MountKind::Image {
+                source, subpath, ..
+            } => Self {
+                r#type: "image".into(),
+                source: OrZero(source.clone()),
+                image_options: (!subpath.is_empty()).then(|| ImageOptions {
+                    subpath: OrZero(subpath.clone()),
+                }),
+                ..base
+            },
             MountKind::Tmpfs { options } => Self {
                 r#type: "tmpfs".into(),
                 tmpfs_options: Some(show_tmpfs(options))
@@ -574,6 +601,7 @@ mod tests {
             r#"{"Type":"volume","Target":"/b","VolumeOptions":{"Labels":{"a":"b"},
                 "DriverConfig":{"Name":"local","Options":{"size":"1m"}}}}"#,
         );
+        round_trip(r#"{"Type":"image","Source":"i","Target":"/b","ImageOptions":{"Subpath":"s"}}"#);
         round_trip(
             r#"{"Type":"tmpfs","Target":"/b","TmpfsOptions":{"SizeBytes":65536,"Mode":1023}}"#,
         );
@@ -587,7 +615,8 @@ mod tests {
             (r#"{"Type":"bind","Source":"/a"}"#, 400),
             (r#"{"Type":"zz","Target":"/b"}"#, 400),
             (r#"{"Type":"tmpfs","Source":"/a","Target":"/b"}"#, 400),
-            (r#"{"Type":"image","Source":"a","Target":"/b"}"#, 501),
+            (r#"{"Type":"image","Target":"/b"}"#, 400),
+            (r#"{"Type":"cluster","Source":"a","Target":"/b"}"#, 501),
         ] {
             let wire: Mount = serde_json::from_str(json).expect("valid");
             let refused = MountSpec::try_from(wire).map_err(|e| e.status.as_u16());

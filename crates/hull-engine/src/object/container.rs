@@ -81,6 +81,9 @@ pub(crate) struct StateRecord {
     pub(crate) v: u32,
     pub(crate) state: State,
     pub(crate) started_ns: i64,
+    /// When a life last ended; 0: none did.
+    #[serde(default)]
+    pub(crate) finished_ns: i64,
     /// Somebody stopped it: only `always` starts it again with the daemon.
     pub(crate) stopped_by_hand: bool,
     pub(crate) restart_count: u32,
@@ -113,6 +116,7 @@ impl StateRecord {
             v: 1,
             state: State::Created,
             started_ns: 0,
+            finished_ns: 0,
             stopped_by_hand: false,
             restart_count: 0,
             error: String::new(),
@@ -678,6 +682,7 @@ impl Owner {
         if self.apply(StateEvent::Exited(exit)).is_err() {
             return;
         }
+        self.life.finished_ns = exit.at_ns;
         let ran_ns = exit.at_ns.saturating_sub(self.life.started_ns);
         if ran_ns >= i64::try_from(RESTART_BACKOFF_RESET_S).unwrap_or(i64::MAX) * 1_000_000_000 {
             self.backoff_ms = RESTART_BACKOFF_MS;
@@ -1494,6 +1499,7 @@ fn view(shown: Shown<'_>) -> Container {
         state: life.state,
         created_ns: record.created_ns,
         started_ns: life.started_ns,
+        finished_ns: life.finished_ns,
         pid,
         error: life.error.clone(),
         error_code: life.error_code,

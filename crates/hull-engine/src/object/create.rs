@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::object::connect::check_endpoint;
 use crate::object::container::{ContainerRecord, Owner, RECORD_VERSION, StateRecord, to_json};
-use crate::object::{health, image, volume};
+use crate::object::{health, image, image_mount, volume};
 use crate::store::{Change, Key};
 use crate::{limits, log_driver, name, network, port, translate};
 
@@ -48,6 +48,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     }
     volumes_from(core, &mut host)?;
     anonymous_volumes(&config, &mut host);
+    image_mount::resolve(core, &mut host)?;
     let mut warnings = check(&config, &host)?;
     warnings.extend(foreign);
     let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
@@ -446,7 +447,10 @@ fn check_mounts(host: &HostConfig) -> Result<()> {
                     "invalid mount config for type \"bind\": bind source path does not exist: {source}"
                 )));
             }
-            MountKind::Volume { .. } | MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
+            MountKind::Volume { .. }
+            | MountKind::Bind { .. }
+            | MountKind::Image { .. }
+            | MountKind::Tmpfs { .. } => {}
         }
     }
     Ok(())

@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod health;
 pub(crate) mod image;
+pub(crate) mod image_mount;
 pub(crate) mod port;
 pub(crate) mod pull;
 pub(crate) mod push;

@@ -24,7 +24,7 @@ use crate::object::connection::Connection;
 use crate::object::container::{Owner, next_event};
 use crate::object::exec::start_failed;
 use crate::object::port::{self, ClosedPorts};
-use crate::object::volume;
+use crate::object::{image_mount, volume};
 use crate::port::{Reservation, ports_of};
 use crate::{log_driver, machine, names, translate};
 
@@ -117,10 +117,12 @@ impl Job {
         hull_os::crash::point("after the files");
         let network = &self.core.network;
         let log = log_driver::plan(&self.spec, &directory, self.id)?;
+        let images = image_mount::sources(&self.core, &self.spec)?;
         let volumes = self
             .core
             .volumes
-            .acquire_all(&self.id.to_string(), &self.spec)?;
+            .acquire_all(&self.id.to_string(), &self.spec)?
+            .and(images);
         let spec = Spec {
             id: self.id,
             root: Root {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use hull_model::spec::{ContainerSpec, MountKind, NetworkMode};
 use hull_model::state::State;
-use hull_model::{Digest, SandboxId};
+use hull_model::{Digest, ErrorKind, SandboxId};
 use hull_sandbox::{Lowers, Mount, Propagation, Root, ViewOf};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -229,7 +229,11 @@ impl Owner {
             return Ok(false);
         }
         if self.held == 0 {
-            self.freeze_all(true).await?;
+            match self.freeze_all(true).await {
+                // It has just ended, and nobody writes any more.
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                frozen => frozen?,
+            }
             self.event("pause", []);
         }
         self.held += 1;

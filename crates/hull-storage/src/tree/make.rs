@@ -31,6 +31,8 @@ pub struct MakeOptions {
     pub owner: Option<(u32, u32)>,
     /// Overlay's own marks are set too: the tree is to be a layer of one.
     pub keep_overlay_marks: bool,
+    /// The directory itself gets the attributes that the archive has for it.
+    pub with_top: bool,
 }
 
 /// Makes entries.
@@ -92,9 +94,8 @@ impl<'r> Maker<'r> {
             path: shown(&made.path).display().to_string(),
             cause,
         })?;
-        // The directory itself is as it was.
         let Some((name, parents)) = parts.split_last() else {
-            return Ok(());
+            return self.describe_top(made);
         };
         let name = OsStr::from_bytes(name);
         let path = shown(&made.path);
@@ -109,6 +110,19 @@ impl<'r> Maker<'r> {
             self.times.push((parts.join(&b'/'), made.modified));
         }
         self.parent = Some((parents.join(&b'/'), parent));
+        Ok(())
+    }
+
+    /// The directory itself is as it was, or as the archive says.
+    fn describe_top(&mut self, made: &Entry) -> Result<()> {
+        if !self.options.with_top || made.kind != EntryKind::Directory {
+            return Ok(());
+        }
+        let path = shown(&made.path);
+        let top = self.directory(b"").at("open", &path)?;
+        self.describe(top.as_fd(), OsStr::new("."), made)
+            .at("set attributes of", &path)?;
+        self.times.push((b".".to_vec(), made.modified));
         Ok(())
     }
 

@@ -244,6 +244,8 @@ static GROUPS: &[Group] = &[
             at::<volume::VolumeList>(&["ls", "list"]),
             at::<prune::VolumePrune>(&["prune"]),
             at::<volume::VolumeClone>(&["clone"]),
+            at::<volume::VolumeExport>(&["export"]),
+            at::<volume::VolumeImport>(&["import"]),
             at::<volume::VolumeRename>(&["rename"]),
             at::<volume::VolumeRemove>(&["rm", "remove"]),
             at::<volume::VolumeSnapshot>(&["snapshot"]),

@@ -1,5 +1,7 @@
-//! `hull volume`: list, create and remove volumes; and, beside docker's commands, rename, clone and
-//! snapshot them.
+//! `hull volume`: list, create and remove volumes; and, beside docker's commands, rename, clone,
+//! snapshot, export and import them.
+
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -9,7 +11,7 @@ use super::format::{self, Columns, Style};
 use super::names::{self, Missing};
 use super::session::{Session, print, print_line};
 use super::value::Value;
-use super::{Command, filter};
+use super::{Command, archive, filter};
 
 const COLUMNS: Columns = Columns {
     headers: &[
@@ -253,5 +255,64 @@ impl Command for VolumeRename {
         let client = session.client().await?;
         let call = client.post(format!("/hull/volumes/{}/rename", self.name));
         Ok(call.json(&json!({ "Name": self.new }))?.done().await?)
+    }
+}
+
+/// `hull volume export`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeExport {
+    /// Write to a file, instead of STDOUT
+    #[arg(long, short, value_name = "string")]
+    output: Option<PathBuf>,
+    #[arg(required = true, value_name = "VOLUME")]
+    name: String,
+}
+
+impl Command for VolumeExport {
+    const USAGE: &str = "[OPTIONS] VOLUME";
+    const ABOUT: &str = "Export a volume's contents as a tar archive";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        archive::refuse_terminal(self.output.as_deref())?;
+        archive::check_output(self.output.as_deref(), "export volume")?;
+        let client = session.client().await?;
+        let call = client.get(format!("/hull/volumes/{}/export", self.name));
+        archive::save(call.send().await?, self.output.as_deref()).await
+    }
+}
+
+/// `hull volume import`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VolumeImport {
+    /// Set metadata for the volume
+    #[arg(long, value_name = "list", value_parser = parse::label)]
+    label: Vec<String>,
+    /// Set driver specific options
+    #[arg(long, short, value_name = "map", value_parser = parse::label)]
+    opt: Vec<String>,
+    #[arg(required = true, value_name = "VOLUME")]
+    name: String,
+    #[arg(default_value = "-", value_name = "file|-")]
+    source: String,
+}
+
+impl Command for VolumeImport {
+    const USAGE: &str = "[OPTIONS] VOLUME [file|-]";
+    const ABOUT: &str = "Create a volume with the contents of a tar archive";
+
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let client = session.client().await?;
+        let mut call = client.post(format!("/hull/volumes/{}/import", self.name));
+        for (key, given) in [("label", &self.label), ("opt", &self.opt)] {
+            for pair in given {
+                call = call.query(key, pair);
+            }
+        }
+        let call = match self.source.as_str() {
+            "-" => call.stream(archive::input()?),
+            path => call.stream(archive::file(Path::new(path))?),
+        };
+        let made: Value = call.receive().await?;
+        print_line(made.text(&["Name"]))
     }
 }

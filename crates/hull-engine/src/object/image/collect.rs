@@ -70,7 +70,7 @@ fn unused(core: &Core) -> Vec<(String, i64)> {
         .filter(|(id, _)| {
             containers
                 .iter()
-                .all(|container| container.spec.image != **id)
+                .all(|container| !container.spec.has_image(id))
         })
         .map(|(id, known)| (id.to_string(), known.used_ns))
         .collect();

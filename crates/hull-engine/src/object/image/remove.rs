@@ -152,7 +152,7 @@ fn repository_of(name: &str) -> &str {
 /// A container of an image, one that runs before one that does not.
 fn user_of(core: &Core, id: &Digest) -> Option<User> {
     let all = core.containers.snapshots();
-    let users = all.iter().filter(|container| container.spec.image == *id);
+    let users = all.iter().filter(|container| container.spec.has_image(id));
     let user = users.max_by_key(|container| container.state.is_live())?;
     Some(User {
         container: user.id.short(),
@@ -198,7 +198,7 @@ pub(crate) async fn prune(
         .containers
         .snapshots()
         .iter()
-        .map(|container| container.spec.image)
+        .flat_map(|container| container.spec.images().collect::<Vec<_>>())
         .collect();
     let before = super::usage(core).await?.total;
     let mut removals = Vec::new();

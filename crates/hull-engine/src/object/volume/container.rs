@@ -18,6 +18,7 @@ use super::{Hold, Turn, VolumeRecord, VolumeState, VolumeTable, failed, names_of
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::object::image_mount;
 use crate::store::Change;
 
 /// Under which name a first copy has a volume mounted.
@@ -193,6 +194,27 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
+    /// Something to be read that is open already.
+    pub(crate) fn add(&mut self, destination: &str, place: OwnedFd) {
+        let path = hull_os::process::path_of_own_descriptor(place.as_fd());
+        self.paths.insert(destination.to_owned(), path);
+        self.readonly.push(destination.to_owned());
+        self.held.push(place);
+    }
+
+    /// Keeps what a path leads through.
+    pub(crate) fn hold(&mut self, place: OwnedFd) {
+        self.held.push(place);
+    }
+
+    /// With those of another kind.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.paths.extend(other.paths);
+        self.held.extend(other.held);
+        self.readonly.extend(other.readonly);
+        self
+    }
+
     /// The path to mount at a destination, and whether only for reading.
     pub(crate) fn at(&self, destination: &str) -> Option<(PathBuf, bool)> {
         let path = self.paths.get(destination)?.clone();
@@ -216,7 +238,8 @@ impl InUse {
         spec: &Arc<ContainerSpec>,
     ) -> Result<(Self, Sources)> {
         let user = format!("looking into {id}");
-        let sources = core.volumes.acquire_all(&user, spec)?;
+        let images = image_mount::sources(core, spec)?;
+        let sources = core.volumes.acquire_all(&user, spec)?.and(images);
         let (core, spec) = (core.clone(), spec.clone());
         Ok((Self { core, user, spec }, sources))
     }

@@ -145,7 +145,11 @@ pub(super) async fn unmake(core: &Arc<Core>, turn: &Turn) {
 }
 
 /// Makes a volume everybody's.
-async fn finish(core: &Arc<Core>, turn: &Turn, record: VolumeRecord) -> Result<VolumeRecord> {
+pub(super) async fn finish(
+    core: &Arc<Core>,
+    turn: &Turn,
+    record: VolumeRecord,
+) -> Result<VolumeRecord> {
     let record = record.in_state(VolumeState::Ready);
     if let Err(error) = core.store.commit(vec![turn.write(&record)]).await {
         unmake(core, turn).await;
@@ -294,6 +298,14 @@ pub(crate) async fn rename(core: &Arc<Core>, from: &str, to: &str) -> Result<()>
     Ok(())
 }
 
+/// Refuses to make a volume that is there.
+pub(super) fn check_unused_name(turn: &Turn) -> Result<()> {
+    match turn.record() {
+        Some(_) => Err(taken(&turn.name)),
+        None => Ok(()),
+    }
+}
+
 fn taken(name: &str) -> EngineError {
     EngineError::WrongState(format!("volume {name} exists already"))
 }
@@ -327,9 +339,7 @@ pub(crate) async fn copy(core: &Arc<Core>, request: VolumeCopy) -> Result<Volume
     let hold = core.volumes.hold(&request.from)?;
     let source = inspect(core, &request.from)?;
     let turn = core.volumes.turn(&request.to).await;
-    if turn.record().is_some() {
-        return Err(taken(&request.to));
-    }
+    check_unused_name(&turn)?;
     let spec = VolumeSpec {
         driver: String::new(),
         options: source.options.clone(),

@@ -4,6 +4,7 @@
 //!  create ─▶ Making ─▶ Ready ─▶ Removing ─▶ no record         life.rs
 //!                       │  ▲
 //!                       └──┴─ Moving (rename)
+//!  export, import                                             archive.rs
 //!  container: create names and fills them, start mounts them, the end lets go      container.rs
 //! ```
 //!
@@ -11,8 +12,11 @@
 //! without keeping others from using it: that is what a container's creation takes until its record
 //! names the volume. A *user* has it mounted.
 
+mod archive;
 mod container;
 mod life;
+
+pub(crate) use archive::{export, import};
 
 pub(crate) use container::{
     InUse, Leaving, Prepared, Sources, prepare, recover, start_leaving, tell,
