@@ -20,7 +20,7 @@ view_of_exec() { # ENGINE FLAG... -- FLAG_OF_EXEC...
   local engine=$1 flags=() id
   shift
   while [ "$1" != -- ]; do flags+=("$1"); shift; done
-  id=$("$engine" run -d "${flags[@]}" busybox sleep 60)
+  id=$("$engine" run -d "${flags[@]}" busybox sleep $((60 * HULL_TEST_PATIENCE)))
   "$engine" exec --env "NAMESPACES=$(namespaces "$engine")" "${@:2}" "$id" sh -c "$(cat "$compare/view.sh")" </dev/null
   "$engine" rm -f "$id" >/dev/null
 }

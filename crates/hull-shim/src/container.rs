@@ -183,6 +183,7 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
     };
     let proof = SingleThreaded::prove().map_err(system("clone", "count our threads"))?;
     let oom_score_adj = protect_ourselves(plan);
+    server.oom_score_adj.clone_from(&oom_score_adj);
     server.kinds = joined_kinds(plan);
     let cgroup = Cgroup::create_for_clone(plan)?;
     // So that what was just made is removed if nothing comes of it.

@@ -35,6 +35,8 @@ pub(crate) struct Place<'a> {
     pub(crate) cgroup: &'a Cgroup,
     /// User and group on the host that are root inside, where those are not the same.
     pub(crate) root_ids: Option<(u32, u32)>,
+    /// The container's readiness to be killed, where ours is another.
+    pub(crate) oom_score_adj: Option<&'a str>,
 }
 
 /// A process that was started, and its ends.
@@ -128,8 +130,9 @@ fn join(proof: &SingleThreaded, steps: Process<'_>, place: &Place<'_>, ends: &Jo
     ];
     keep.extend(streams.descriptors());
     process::close_all_except(&mut keep);
-    if let Some(value) = steps.oom_score_adj()
-        && let Err(cause) = std::fs::write("/proc/self/oom_score_adj", value.to_string())
+    let asked = steps.oom_score_adj().map(|value| value.to_string());
+    if let Some(value) = asked.as_deref().or(place.oom_score_adj)
+        && let Err(cause) = std::fs::write("/proc/self/oom_score_adj", value)
     {
         failed("oom_score_adj", "write oom_score_adj", cause);
     }

@@ -51,6 +51,8 @@ pub(crate) struct Server {
     pub(crate) kinds: Kinds,
     /// User and group on the host that are root inside, where those are not the same.
     pub(crate) root_ids: Option<(u32, u32)>,
+    /// The container's readiness to be killed, where ours is another.
+    pub(crate) oom_score_adj: Option<String>,
     /// The process namespace is the container's own, so all its processes end with the first.
     pub(crate) owns_processes: bool,
     /// The network namespace is the container's own, and we are in it.
@@ -178,6 +180,7 @@ impl Server {
             kept: Vec::new(),
             kinds: Kinds::none(),
             root_ids: None,
+            oom_score_adj: None,
             owns_processes: false,
             owns_links: false,
             started: (0, 0),
@@ -474,6 +477,7 @@ impl Server {
             kinds: self.kinds,
             cgroup: &self.cgroup,
             root_ids: self.root_ids,
+            oom_score_adj: self.oom_score_adj.as_deref(),
         };
         let mut added = exec::start(process, &place)?;
         for (socket, &streams) in descriptors.zip(clients) {

@@ -62,7 +62,7 @@ fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
         .as_deref()
         .is_some_and(|remap| !remap.is_empty())
     {
-        return Err("--userns-remap is not there yet; leave it out".to_owned());
+        return Err("--userns-remap is not there yet: users of containers are those of the host; leave it out".to_owned());
     }
     Ok(())
 }
