@@ -840,20 +840,22 @@ impl Owner {
 
     /// Nothing of the life before stands in the way of the next one.
     pub(super) async fn forget_former_life(&mut self) -> Result<()> {
-        if self.ending.is_none() {
+        let Some(ending) = self.ending.take() else {
             return Ok(());
-        }
-        self.wait_for_ending().await;
+        };
         let (core, id) = (self.core.clone(), self.id);
         let numbers = std::mem::take(&mut self.former_links);
-        self.core
-            .jobs
-            .run(Pool::Kernel, move || {
-                numbers
-                    .into_iter()
-                    .try_for_each(|number| core.network.detach(id, number))
-            })
-            .await?
+        let jobs = self.core.jobs.clone();
+        let detached = jobs.run(Pool::Kernel, move || {
+            numbers
+                .into_iter()
+                .try_for_each(|number| core.network.detach(id, number))
+        });
+        // Both wait for the kernel: for links to go, and for the disk, as an overlay syncs its
+        // file system when it goes.
+        let (ended, detached) = tokio::join!(ending, detached);
+        drop(ended);
+        detached?
     }
 
     async fn wait_for_ending(&mut self) {
