@@ -620,6 +620,12 @@ pub struct NetworkSpec {
     pub options: BTreeMap<String, String>,
     /// Free text by key.
     pub labels: BTreeMap<String, String>,
+    /// It is only there for others to take their configuration from.
+    #[serde(default)]
+    pub config_only: bool,
+    /// Name of the network whose configuration it took.
+    #[serde(default)]
+    pub config_from: String,
 }
 
 /// What an egress policy says and has done.
@@ -660,6 +666,10 @@ pub struct NetworkRequest {
     pub options: BTreeMap<String, String>,
     /// Free text by key.
     pub labels: BTreeMap<String, String>,
+    /// It is only there for others to take their configuration from.
+    pub config_only: bool,
+    /// Name of the network whose configuration it takes; empty: none.
+    pub config_from: String,
 }
 
 /// One subnet of a network to create; empty texts: we choose.

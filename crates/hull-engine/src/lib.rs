@@ -112,6 +112,18 @@ pub struct BridgeConfig {
     pub name: String,
     /// Gateway address with prefix, `172.17.0.1/16`; empty: the first free pool.
     pub address: String,
+    /// Where its containers' addresses come from (`--fixed-cidr`); empty: all of the subnet.
+    pub range: String,
+    /// It has IPv6, with a subnet of this engine's own where none is named.
+    pub ipv6: bool,
+    /// The same as `address` for IPv6.
+    pub address6: String,
+    /// The same as `range` for IPv6.
+    pub range6: String,
+    /// Containers on it are seen outside by their own addresses (`--ip-masq=false`).
+    pub no_masquerade: bool,
+    /// What `host-gateway` stands for; none: the bridge's own address.
+    pub host_gateway: Option<std::net::IpAddr>,
     /// Bytes; 0: 1500.
     pub mtu: u32,
     /// Containers on it do not reach each other (`--icc=false`).

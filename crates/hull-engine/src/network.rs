@@ -5,6 +5,7 @@
 //!   table.rs     networks in memory, and the addresses that they gave              pure
 //!   change.rs    create, remove, prune: record first, then the kernel
 //!   attach.rs    leased endpoints -> requests for links
+//!   default.rs   the default bridge, from the daemon's flags
 //!   egress.rs    what may be reached outside, and by which names
 //!   linked.rs    what --link gives a container on the default bridge
 //!   names.rs     hosts, resolv.conf, and who is found by which name
@@ -15,6 +16,7 @@
 
 mod attach;
 mod change;
+mod default;
 mod egress;
 mod linked;
 mod names;
@@ -41,7 +43,7 @@ use hull_model::{NetworkId, SandboxId};
 use hull_net::{AddressPool, Firewall, Networks, Output, Report, Settings, Subnet};
 
 use crate::BridgeConfig;
-use crate::api::{self, Container, Endpoint, NetworkDriver, NetworkPool, NetworkSpec};
+use crate::api::{self, Container, Endpoint, NetworkDriver, NetworkSpec};
 use crate::clock::now_ns;
 use crate::error::{EngineError, Result};
 use crate::store::Contents;
@@ -72,6 +74,8 @@ pub(crate) struct Network {
     ula: Subnet,
     /// Whether there is no default bridge (`--bridge none`).
     no_bridge: bool,
+    /// What `host-gateway` stands for, where it is not the default bridge's address.
+    host_gateway: Option<IpAddr>,
     warnings: Vec<String>,
 }
 
@@ -110,10 +114,11 @@ impl Network {
             [] => AddressPool::defaults(),
             pools => pools.to_vec(),
         };
+        let ula = unique_local(engine_id);
         let mut wanted = Vec::new();
         if !config.disabled {
             let subnets = table.subnets();
-            let bridge = default_bridge(config, tag, &networks, &pools, &subnets)?;
+            let bridge = default::bridge(config, tag, &networks, (&pools, ula), &subnets)?;
             wanted.push(request::plan(bridge.id, &bridge.spec)?);
             table.0.insert(bridge.id, Entry::new(bridge));
         }
@@ -121,7 +126,8 @@ impl Network {
             let network = predefined(tag, name, driver);
             table.0.insert(network.id, Entry::new(network));
         }
-        let of_users = table.0.values().filter(|entry| !entry.network.predefined);
+        let planned = |entry: &&Entry| !entry.network.predefined && !entry.network.spec.config_only;
+        let of_users = table.0.values().filter(planned);
         for entry in of_users {
             match request::plan(entry.network.id, &entry.network.spec) {
                 Ok(network) => wanted.push(network),
@@ -143,8 +149,9 @@ impl Network {
             table: Mutex::new(table),
             changes: tokio::sync::Mutex::new(()),
             pools,
-            ula: unique_local(engine_id),
+            ula,
             no_bridge: config.disabled,
+            host_gateway: config.host_gateway,
             warnings,
         })
     }
@@ -423,77 +430,6 @@ fn predefined(tag: &str, name: &str, driver: NetworkDriver) -> api::Network {
         predefined: true,
         link: String::new(),
     }
-}
-
-fn default_bridge(
-    config: &BridgeConfig,
-    tag: &str,
-    networks: &Networks,
-    pools: &[AddressPool],
-    taken: &[Subnet],
-) -> Result<api::Network> {
-    let link = match (config.name.as_str(), tag) {
-        ("", "hull") => "hull0".to_owned(),
-        ("", tag) => format!("hl{}", tag.trim_start_matches("hull-")),
-        (name, _) => name.to_owned(),
-    };
-    let (subnet, gateway) = if config.address.is_empty() {
-        let subnet = networks
-            .choose_subnet(&link, pools, taken)
-            .map_err(failed("choose a subnet"))?;
-        (subnet, subnet.at(1))
-    } else {
-        gateway_of(&config.address)?
-    };
-    let mtu = if config.mtu == 0 {
-        request::MTU_DEFAULT
-    } else {
-        config.mtu
-    };
-    let option = |key: &str, value: &str| (format!("com.docker.network.{key}"), value.to_owned());
-    let options = BTreeMap::from([
-        option("bridge.default_bridge", "true"),
-        option(
-            "bridge.enable_icc",
-            if config.no_icc { "false" } else { "true" },
-        ),
-        option("bridge.enable_ip_masquerade", "true"),
-        option("bridge.host_binding_ipv4", "0.0.0.0"),
-        option("bridge.name", &link),
-        option("driver.mtu", &mtu.to_string()),
-    ]);
-    Ok(api::Network {
-        id: id_of(&format!("{tag}/{link}")),
-        spec: Arc::new(NetworkSpec {
-            name: DEFAULT_NETWORK.to_owned(),
-            ipv4: true,
-            pools: vec![NetworkPool {
-                subnet,
-                gateway,
-                range: None,
-                auxiliary: BTreeMap::new(),
-                chosen: false,
-            }],
-            options,
-            ..NetworkSpec::default()
-        }),
-        created_ns: now_ns(),
-        predefined: true,
-        link,
-    })
-}
-
-/// Reads `172.17.0.1/16`: the gateway with the length of the prefix.
-fn gateway_of(text: &str) -> Result<(Subnet, IpAddr)> {
-    let parsed = text.split_once('/').and_then(|(address, length)| {
-        Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
-    });
-    let Some((gateway, length)) = parsed else {
-        return Err(EngineError::Invalid(format!(
-            "{text:?} is not an address with a prefix, such as 172.17.0.1/16"
-        )));
-    };
-    Ok((Subnet::containing(gateway, length), gateway))
 }
 
 /// `fd00::/8` with forty bits that are this engine's own.

@@ -24,7 +24,7 @@ use crate::publish::{self, Published, Reach};
 
 /// How long the kernel may take for one answer. Its lock for links is one for the whole host, and
 /// the end of many namespaces at once can hold it for seconds.
-const KERNEL_ANSWER_MS_MAX: u64 = 10_000;
+pub(crate) const KERNEL_ANSWER_MS_MAX: u64 = 10_000;
 /// How long it must be quiet after a change before we look at it, in milliseconds.
 const CHANGE_QUIET_MS: u64 = 50;
 /// How often we wait for quiet before we look all the same.
@@ -338,9 +338,12 @@ impl Networks {
             .map(|link| link.name.clone())
             .filter(|name| !bridges.contains(name))
             .collect();
-        let mut report =
-            self.foreign()?
-                .settle(self.settings.firewall, networks, &uplinks, &gone)?;
+        let mut report = self.foreign()?.settle(
+            self.settings.firewall,
+            networks,
+            [&uplinks, &uplinks6],
+            &gone,
+        )?;
         report.bridges_in_use = self.remove_bridges(&mut socket, &bridges)?;
         Ok(report)
     }

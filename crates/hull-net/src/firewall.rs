@@ -9,8 +9,8 @@
 //! With `hands-off` nothing is added; the chain is named instead.
 //!
 //! Three ways in, one decision ([`first_block`]):
-//! nf_tables directly (also for iptables-nft, whose tables are ordinary ones), the program
-//! `iptables-legacy` where the old tables are in use, and `firewall-cmd` for firewalld, which
+//! nf_tables directly (also for iptables-nft and ip6tables-nft, whose tables are ordinary ones),
+//! the program `iptables-legacy` where the old tables are in use, and `firewall-cmd` for firewalld, which
 //! forgets what others add to its table.
 
 use std::collections::{BTreeSet, HashMap};
@@ -79,6 +79,18 @@ fn passages(networks: &[Network], uplinks: &[String]) -> Vec<Passage> {
         all
     };
     networks.iter().flat_map(of).collect()
+}
+
+/// What has to pass a chain of a family: `wanted` are those of IPv4 and of IPv6.
+fn of_chain(family: Family, [v4, v6]: &[Vec<Passage>; 2]) -> Vec<Passage> {
+    match family {
+        Family::Ipv4 => v4.clone(),
+        Family::Ipv6 => v6.clone(),
+        Family::Inet => {
+            let more = v6.iter().filter(|passage| !v4.contains(passage));
+            v4.iter().chain(more).cloned().collect()
+        }
+    }
 }
 
 impl Passage {
@@ -232,16 +244,27 @@ impl<'a> Foreign<'a> {
         &mut self,
         firewall: Firewall,
         networks: &[Network],
-        uplinks: &[String],
+        uplinks: [&[String]; 2],
         gone: &[String],
     ) -> Result<Report, Error> {
         let bridges: Vec<_> = networks
             .iter()
             .map(|network| network.bridge.clone())
             .collect();
+        let ours = |v6: bool| -> Vec<Network> {
+            let is_of = |network: &&Network| {
+                let mut pools = network.pools.iter();
+                pools.any(|pool| pool.gateway.is_ipv6() == v6)
+            };
+            networks.iter().filter(is_of).cloned().collect()
+        };
+        let of_family = [ours(false), ours(true)];
         let (wanted, trusted) = match firewall {
-            Firewall::Cooperate => (passages(networks, uplinks), bridges.as_slice()),
-            Firewall::HandsOff => (Vec::new(), &[][..]),
+            Firewall::Cooperate => {
+                let [v4, v6] = [0, 1].map(|at| passages(&of_family[at], uplinks[at]));
+                ([v4, v6], bridges.as_slice())
+            }
+            Firewall::HandsOff => ([Vec::new(), Vec::new()], &[][..]),
         };
         let mut settled = Vec::new();
         for table in self.forward_tables()? {
@@ -252,11 +275,17 @@ impl<'a> Foreign<'a> {
                     let trusted = if block.is_some() { trusted } else { &[] };
                     self.settle_firewalld(trusted, bridges.iter().chain(gone))
                 }
-                _ => self.settle_nft(&table, block, &wanted, &way),
+                _ => {
+                    let wanted = of_chain(table.chain.family, &wanted);
+                    self.settle_nft(&table, block, &wanted, &way)
+                }
             };
+            // A chain for IPv6 alone blocks nobody who has none.
+            let concerns = table.chain.family != Family::Ipv6 || !of_family[1].is_empty();
+            let block = block.filter(|_| concerns);
             settled.push(result.map(|()| block.map(|before| Blocker { way, before })));
         }
-        settled.push(self.settle_legacy(&wanted));
+        settled.push(self.settle_legacy(&wanted[0]));
         let mut report = Report::default();
         for result in settled {
             match result {
@@ -279,7 +308,6 @@ impl<'a> Foreign<'a> {
         chains
             .into_iter()
             .filter(Chain::is_forward)
-            .filter(|chain| chain.family != Family::Ipv6)
             .filter(|chain| (chain.family, chain.table.as_str()) != (Family::Inet, self.tag))
             .map(|chain| {
                 let rules = self.nft.rules(chain.family, &chain.table).map_err(list)?;

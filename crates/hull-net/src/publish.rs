@@ -13,18 +13,20 @@
 //!
 //! It knows no sockets: that a port is free, and that nobody else takes it, is the engine's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hull_model::port::Protocol;
+use hull_os::conntrack::{Conntrack, Tracked};
 use hull_os::netlink::NetlinkError;
 use hull_os::nft::{
     BaseChain, Family, Hook, Key, Nftables, Rule, Transaction, port_key, port_target,
 };
 
 use crate::Error;
-use crate::apply::Networks;
+use crate::apply::{KERNEL_ANSWER_MS_MAX, Networks};
 use crate::network::Network;
 use crate::plan;
 
@@ -52,6 +54,9 @@ pub enum Reach {
     /// sockets, and so to its firewall.
     Inside,
 }
+
+/// Number of UDP.
+const UDP: u8 = 17;
 
 /// What is published, as our table has it.
 pub(crate) type Published = BTreeMap<(Protocol, IpAddr, u16), SocketAddr>;
@@ -286,7 +291,10 @@ impl Networks {
         };
         match result {
             Ok(()) => {
+                let moved = moved_datagrams(&published, &wanted);
                 *published = wanted;
+                drop(published);
+                self.forget_flows(&moved);
                 Ok(())
             }
             // Somebody flushed the rules: they come back whole, with the ports.
@@ -302,6 +310,32 @@ impl Networks {
         }
     }
 
+    /// Flows of datagrams that still go where ports led before, or to the host where none did: their
+    /// clients would never find the new place. What is not ours stays.
+    fn forget_flows(&self, moved: &[Moved]) {
+        if moved.is_empty() {
+            return;
+        }
+        let forget = || -> Option<()> {
+            let timeout = Duration::from_millis(KERNEL_ANSWER_MS_MAX);
+            let mut conntrack = Conntrack::open(timeout).ok()?;
+            let mut socket = self.socket().ok()?;
+            let own = socket.addresses().ok()?;
+            let is_own = |address: IpAddr| {
+                address.is_loopback() || own.iter().any(|own| own.address == address)
+            };
+            for flow in conntrack.flows(UDP).ok()? {
+                if moved.iter().any(|moved| moved.is_meant(&flow, is_own)) {
+                    conntrack.forget(&flow).ok()?;
+                }
+            }
+            Some(())
+        };
+        // Without it they end by themselves, once their clients are quiet for a while; no reason to
+        // refuse a port that leads where it should for everybody else.
+        forget().unwrap_or_default();
+    }
+
     pub(crate) fn published(&self) -> MutexGuard<'_, Published> {
         // Replaced as a whole, so a panic elsewhere cannot have left a part.
         self.published
@@ -312,6 +346,40 @@ impl Networks {
 
 /// "No such file or directory".
 pub(crate) const ENOENT: i32 = 2;
+
+/// A published port of datagrams that leads elsewhere now.
+#[derive(Debug, Clone, Copy)]
+struct Moved {
+    host: IpAddr,
+    port: u16,
+    /// Where it led; none: to the host.
+    before: Option<SocketAddr>,
+}
+
+impl Moved {
+    fn is_meant(&self, flow: &Tracked, is_own: impl Fn(IpAddr) -> bool) -> bool {
+        let same_port = flow.to.port() == self.port;
+        let at_host = same_port
+            && (self.host.is_unspecified() || self.host == flow.to.ip())
+            && self.host.is_ipv4() == flow.to.is_ipv4()
+            && is_own(flow.to.ip());
+        at_host && flow.answered_by == self.before.unwrap_or(flow.to)
+    }
+}
+
+fn moved_datagrams(before: &Published, after: &Published) -> Vec<Moved> {
+    let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let moved = keys
+        .into_iter()
+        .filter(|key| key.0 == Protocol::Udp && before.get(key) != after.get(key));
+    moved
+        .map(|key| Moved {
+            host: key.1,
+            port: key.2,
+            before: before.get(key).copied(),
+        })
+        .collect()
+}
 
 /// From what is published to what is to be, in one transaction.
 fn difference(table: &str, before: &Published, after: &Published) -> Transaction {

@@ -6,6 +6,7 @@
 
 pub mod capability;
 pub mod cgroup;
+pub mod conntrack;
 pub mod copy;
 pub mod crash;
 pub mod durable;

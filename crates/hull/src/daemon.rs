@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -63,6 +64,12 @@ fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
         .is_some_and(|remap| !remap.is_empty())
     {
         return Err("--userns-remap is not there yet: users of containers are those of the host; leave it out".to_owned());
+    }
+    let network = &options.network;
+    if network.default_gateway.is_some() || network.default_gateway_v6.is_some() {
+        return Err(
+            "--default-gateway is not there yet; the bridge's own address is it".to_owned(),
+        );
     }
     Ok(())
 }
@@ -155,6 +162,12 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
                 .mtu
                 .and_then(|mtu| u32::try_from(mtu).ok())
                 .unwrap_or_default(),
+            range: network.fixed_cidr.clone().unwrap_or_default(),
+            ipv6: network.ipv6,
+            address6: network.bip6.clone().unwrap_or_default(),
+            range6: network.fixed_cidr_v6.clone().unwrap_or_default(),
+            no_masquerade: !network.ip_masq,
+            host_gateway: host_gateway(&network.host_gateway_ip)?,
             no_icc: !network.icc,
             pools: address_pools(&network.default_address_pool)?,
             hands_off: !network.iptables,
@@ -180,6 +193,15 @@ fn transfers(asked: Option<i64>) -> usize {
     asked
         .and_then(|count| usize::try_from(count).ok())
         .unwrap_or_default()
+}
+
+/// The first address, which is what containers are told.
+fn host_gateway(texts: &[String]) -> Result<Option<IpAddr>, String> {
+    let parse = |text: &String| match text.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => Err(format!("--host-gateway-ip {text}: not an address")),
+    };
+    texts.first().map(parse).transpose()
 }
 
 fn registry_options(options: &DaemonOptions) -> RegistryOptions {

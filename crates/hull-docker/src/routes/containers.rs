@@ -13,13 +13,17 @@ use serde::Serialize;
 use crate::body::{Body, empty, json, json_line, json_with, no_content, reply};
 use crate::errors::ApiError;
 use crate::filter::Filters;
-use crate::request::Call;
+use crate::request::{ApiMinor, Call};
 use crate::router::Answer;
 use crate::time;
 use crate::wire::container::{
     CreateBody, Inspect, Sizes, Summary, WaitAnswer, WaitError, parse_name, shown_word,
 };
 use crate::wire::host_config::UpdateBody;
+
+/// From here on aliases are those that were asked for; before, the container's short id and host
+/// name were among them.
+const MINOR_ALIASES_AS_GIVEN: ApiMinor = 45;
 
 /// How long a container may take to end after SIGKILL before its killer is answered.
 const KILL_WAIT: Duration = Duration::from_secs(10);
@@ -284,7 +288,11 @@ pub(super) async fn inspect(call: Call) -> Answer {
     let container = call.engine().containers().inspect(id)?;
     let sizes = sizes(&call, id).await?;
     let egress = call.engine().containers().egress(&container).await;
-    json(&Inspect::show(&container, sizes, egress))
+    let shown = Inspect::show(&container, sizes, egress);
+    if call.minor < MINOR_ALIASES_AS_GIVEN {
+        return json(&shown.with_own_aliases(&container));
+    }
+    json(&shown)
 }
 
 /// 204 when something changed, 304 when it was so before.

@@ -38,7 +38,7 @@ struct Shown {
     internal: bool,
     attachable: bool,
     ingress: bool,
-    config_from: BTreeMap<&'static str, &'static str>,
+    config_from: BTreeMap<&'static str, String>,
     config_only: bool,
     containers: BTreeMap<String, Resource>,
     options: BTreeMap<String, String>,
@@ -101,8 +101,8 @@ impl Shown {
             internal: spec.internal,
             attachable: spec.attachable,
             ingress: false,
-            config_from: BTreeMap::from([("Network", "")]),
-            config_only: false,
+            config_from: BTreeMap::from([("Network", spec.config_from.clone())]),
+            config_only: spec.config_only,
             containers: members.into_iter().map(Resource::of).collect(),
             options: spec.options.clone(),
             labels: spec.labels.clone(),
@@ -242,13 +242,6 @@ struct CreateAnswer {
 
 pub(super) async fn create(mut call: Call) -> Answer {
     let body: CreateBody = call.json().await?;
-    if body.config_only.0
-        || body
-            .config_from
-            .is_some_and(|from| !from.network.0.is_empty())
-    {
-        return Err(ApiError::not_there("a network that only configures others"));
-    }
     if body.ingress.0 {
         return Err(ApiError::not_there("an ingress network"));
     }
@@ -279,6 +272,11 @@ pub(super) async fn create(mut call: Call) -> Answer {
             .collect(),
         options: from_text_map(body.options),
         labels: from_text_map(body.labels),
+        config_only: body.config_only.0,
+        config_from: body
+            .config_from
+            .map(|from| from.network.0)
+            .unwrap_or_default(),
     };
     let id = call.engine().networks().create(request).await?.to_string();
     json_with(StatusCode::CREATED, &CreateAnswer { id, warning: "" })

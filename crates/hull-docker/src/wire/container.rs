@@ -367,6 +367,15 @@ impl<'a> Inspect<'a> {
     }
 }
 
+impl Inspect<'_> {
+    /// As clients up to API 1.44 know it.
+    pub(crate) fn with_own_aliases(mut self, container: &Container) -> Self {
+        let own = [container.id.short(), container.hostname()];
+        self.network_settings = self.network_settings.with_own_aliases(&own);
+        self
+    }
+}
+
 /// A row of `GET /containers/json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]

@@ -194,6 +194,20 @@ impl From<EgressReport> for WireEgress {
 }
 
 impl NetworkSettings {
+    /// Up to API 1.44 aliases named the container itself too: its short id and host name.
+    pub(crate) fn with_own_aliases(mut self, own: &[String]) -> Self {
+        let of_users = |name: &str| !matches!(name, "bridge" | "host" | "none");
+        for (_, settings) in self.networks.iter_mut().filter(|(name, _)| of_users(name)) {
+            let aliases = settings.aliases.get_or_insert_default();
+            for name in own {
+                if !name.is_empty() && !aliases.contains(name) {
+                    aliases.push(name.clone());
+                }
+            }
+        }
+        self
+    }
+
     pub(crate) fn show(container: &Container, egress: Option<EgressReport>) -> Self {
         // The flat fields repeat the default bridge's, for old clients.
         let live = container.endpoints.iter().find(|e| e.network == "bridge");

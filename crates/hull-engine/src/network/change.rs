@@ -64,15 +64,21 @@ fn view(id: NetworkId, record: NetworkRecord) -> api::Network {
 }
 
 /// Creates a network.
-pub(crate) async fn create(core: &Arc<Core>, request: NetworkRequest) -> Result<NetworkId> {
+pub(crate) async fn create(core: &Arc<Core>, mut request: NetworkRequest) -> Result<NetworkId> {
     let network = &core.network;
     let _one_at_a_time = network.changes.lock().await;
+    request::take_configuration(&mut request, |name| network.find(name))?;
     let mut spec = request::parse(request)?;
     let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
     let id = NetworkId::from_bytes(*id.as_bytes());
     network.check_new(&spec)?;
-    network.add_pools(&mut spec)?;
-    let planned = request::plan(id, &spec)?;
+    let planned = match spec.config_only {
+        true => None,
+        false => {
+            network.add_pools(&mut spec)?;
+            Some(request::plan(id, &spec)?)
+        }
+    };
     let record = NetworkRecord {
         v: 1,
         spec,
@@ -83,9 +89,10 @@ pub(crate) async fn create(core: &Arc<Core>, request: NetworkRequest) -> Result<
         .commit(vec![Change::put(key(), to_json(&record))])
         .await?;
     let job = core.clone();
-    let made = core
-        .jobs
-        .run(Pool::Kernel, move || job.network.networks.add(planned));
+    let made = core.jobs.run(Pool::Kernel, move || match planned {
+        Some(planned) => job.network.networks.add(planned).map(drop),
+        None => Ok(()),
+    });
     let made = made
         .await
         .and_then(|made| made.map_err(failed("set up the network")));
@@ -124,11 +131,17 @@ async fn finish_removal(core: &Arc<Core>, found: &Arc<api::Network>) -> Result<(
     let (job, name) = (core.clone(), found.spec.name.clone());
     let removed = core
         .jobs
-        .run(Pool::Kernel, move || job.network.networks.remove(&name))
+        .run(Pool::Kernel, move || {
+            match job.network.networks.network(&name) {
+                Some(_) => job.network.networks.remove(&name).map(drop),
+                // It only configured others.
+                None => Ok(()),
+            }
+        })
         .await;
     // The record is gone, and with it the network; what is left of it goes at the next start.
     match removed {
-        Ok(Ok(_)) => {}
+        Ok(Ok(())) => {}
         Ok(Err(error)) => {
             let error = failed("take the network down")(error);
             tracing::error!(network = found.spec.name, error = %error.chain(), "something is left");
@@ -263,6 +276,14 @@ impl Network {
                 network.spec.name
             )));
         }
+        let name = network.spec.name.clone();
+        let dependent = |other: &Entry| other.network.spec.config_from == name;
+        if network.spec.config_only && table.0.values().any(dependent) {
+            return Err(EngineError::Denied(format!(
+                "configuration network {name:?} is in use"
+            )));
+        }
+        let entry = table.find_mut(text)?;
         if !entry.members.is_empty() {
             let id = network.id.to_string();
             let names: Vec<String> = entry
@@ -303,6 +324,9 @@ impl Network {
 
     /// The address by which containers reach the host: the default bridge's.
     pub(crate) fn host_gateway(&self) -> Option<IpAddr> {
+        if self.host_gateway.is_some() {
+            return self.host_gateway;
+        }
         let bridge = self.find(super::DEFAULT_NETWORK).ok()?;
         bridge.spec.pools.first().map(|pool| pool.gateway)
     }

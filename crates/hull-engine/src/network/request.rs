@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hull_model::NetworkId;
 use hull_net::{Kind, MacvlanMode, Subnet};
 
 use super::egress;
-use crate::api::{NetworkDriver, NetworkPool, NetworkRequest, NetworkSpec, PoolRequest};
+use crate::api::{Network, NetworkDriver, NetworkPool, NetworkRequest, NetworkSpec, PoolRequest};
 use crate::error::{EngineError, Result};
 
 /// Names that networks of users cannot have.
@@ -29,6 +30,56 @@ fn invalid<T>(text: impl Into<String>) -> Result<T> {
     Err(EngineError::Invalid(text.into()))
 }
 
+/// Takes the configuration of another network, which must be there for that.
+pub(super) fn take_configuration(
+    request: &mut NetworkRequest,
+    find: impl Fn(&str) -> Result<Arc<Network>>,
+) -> Result<()> {
+    let denied = |text: &str| Err(EngineError::Denied(text.to_owned()));
+    if request.config_from.is_empty() {
+        return Ok(());
+    }
+    if request.config_only {
+        return denied("a configuration network cannot depend on another configuration network");
+    }
+    let is_empty = request.pools.is_empty()
+        && request.labels.is_empty()
+        && request.ipam_options.is_empty()
+        && !request.ipv6;
+    if !is_empty {
+        return denied(
+            "user specified configurations are not supported if the network depends on a \
+             configuration network",
+        );
+    }
+    if !request.options.is_empty() {
+        return denied(
+            "network driver options are not supported if the network depends on a configuration \
+             network",
+        );
+    }
+    let from = find(&request.config_from)?;
+    if !from.spec.config_only {
+        let name = &from.spec.name;
+        return denied(&format!("{name} is not a configuration network"));
+    }
+    let spec = (*from.spec).clone();
+    (request.ipv4, request.ipv6) = (spec.ipv4, spec.ipv6);
+    request.options = spec.options;
+    request.labels = spec.labels;
+    request.ipam_options = spec.ipam_options;
+    let pool = |pool: NetworkPool| PoolRequest {
+        subnet: pool.subnet.to_string(),
+        gateway: pool.gateway.to_string(),
+        range: pool.range.map(String::from).unwrap_or_default(),
+        auxiliary: (pool.auxiliary.into_iter())
+            .map(|(name, address)| (name, address.to_string()))
+            .collect(),
+    };
+    request.pools = spec.pools.into_iter().map(pool).collect();
+    Ok(())
+}
+
 /// Checks everything that needs no look at the host. Families that have no pool yet get one later.
 pub(super) fn parse(request: NetworkRequest) -> Result<NetworkSpec> {
     let name = request.name;
@@ -45,7 +96,18 @@ pub(super) fn parse(request: NetworkRequest) -> Result<NetworkSpec> {
             "operation is not permitted on predefined {name} network "
         )));
     }
-    let driver = driver(&request.driver)?;
+    // What a configuration is for is said by the networks that take it.
+    let driver = match request.config_only {
+        true => NetworkDriver::Null,
+        false => driver(&request.driver)?,
+    };
+    if request.config_only && (request.internal || request.attachable) {
+        return Err(EngineError::Denied(
+            "configuration network can only contain network specific fields. Network operator fields \
+             like [ ingress | internal | attachable | scope ] are not supported."
+                .to_owned(),
+        ));
+    }
     if !matches!(request.ipam_driver.as_str(), "" | "default") {
         return Err(EngineError::NoSuchPlugin(request.ipam_driver));
     }
@@ -72,12 +134,16 @@ pub(super) fn parse(request: NetworkRequest) -> Result<NetworkSpec> {
         ipam_options: request.ipam_options,
         options: request.options,
         labels: request.labels,
+        config_only: request.config_only,
+        config_from: request.config_from,
     };
     if !spec.ipv4 && !spec.ipv6 {
         return invalid("IPv4 or IPv6 must be enabled");
     }
     // Options are read once here, so that a wrong one is told now and not at the next start.
-    plan(NetworkId::from_bytes([0; 32]), &spec)?;
+    if !spec.config_only {
+        plan(NetworkId::from_bytes([0; 32]), &spec)?;
+    }
     Ok(spec)
 }
 

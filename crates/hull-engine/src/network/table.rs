@@ -53,6 +53,12 @@ impl Entry {
                 network.spec.name
             )));
         }
+        if network.spec.config_only {
+            return Err(EngineError::Denied(format!(
+                "network {} only configures others; nothing can be connected to it",
+                network.spec.name
+            )));
+        }
         let fixed = fixed_addresses(&network, asked)?;
         let link_local = link_local_addresses(asked)?;
         let mut taken: Vec<IpAddr> = Vec::new();

@@ -84,11 +84,6 @@ static IGNORED: &[Ignored] = &[
     value("feature", &[], "there are no features to choose by name"),
     value("init-path", &[], "the init program is part of Hull"),
     switch(
-        "ip-masq",
-        &["true"],
-        "masquerading is an option of each network",
-    ),
-    switch(
         "live-restore",
         &["true"],
         "containers always outlive the daemon",
@@ -309,6 +304,11 @@ pub(crate) struct DaemonNetworkOptions {
     /// through the daemon instead of the kernel
     #[arg(long)]
     pub(crate) host_firewall: bool,
+    /// Enable IP masquerading for the default bridge network
+    #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", value_name = "bool",
+        value_parser = super::arguments::parse_bool, action = clap::ArgAction::Set)]
+    pub(crate) ip_masq: bool,
     /// Enable forwarding of packets
     #[arg(long, default_value = "true", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", value_name = "bool",
