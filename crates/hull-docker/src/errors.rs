@@ -202,17 +202,27 @@ fn image_in_use(image: &str, reference: Option<&str>, container: &str, running: 
     }
 }
 
-/// Docker's sentence around runc's words, in which clients look for the reason.
-fn start_sentence(text: &str) -> String {
-    // What dockerd looks up itself before it calls runc.
+/// Whether it is of what dockerd looks up itself before it calls runc.
+pub(crate) fn is_own_words(text: &str) -> bool {
     const OWN_WORDS: [&str; 4] = [
         "unable to find user ",
         "unable to find group ",
         "Unable to find group ",
         "uids and gids must be ",
     ];
-    if OWN_WORDS.iter().any(|word| text.starts_with(word)) || text.starts_with("Cannot mkdir: ") {
+    OWN_WORDS.iter().any(|word| text.starts_with(word))
+}
+
+/// Docker's sentence around runc's words, in which clients look for the reason.
+pub(crate) fn start_sentence(text: &str) -> String {
+    if is_own_words(text) || text.starts_with("Cannot mkdir: ") {
         return text.to_owned();
+    }
+    let directory = text.strip_prefix("chdir to cwd (\"");
+    let directory = directory
+        .and_then(|rest| rest.strip_suffix("\") set in config.json failed: not a directory"));
+    if let Some(directory) = directory {
+        return format!("Cannot mkdir: {directory} is not a directory");
     }
     if text.starts_with("failed to initialize logging driver") {
         return format!("failed to create task for container: {text}");

@@ -21,6 +21,19 @@ enum Values {
 impl Filters {
     /// Reads the parameter and refuses names that the endpoint does not know.
     pub(crate) fn parse(text: &str, known: &[&str]) -> Result<Self, ApiError> {
+        let filters = Self::parse_any(text)?;
+        match filters
+            .0
+            .keys()
+            .find(|name| !known.contains(&name.as_str()))
+        {
+            Some(name) => Err(ApiError::invalid(format!("invalid filter '{name}'"))),
+            None => Ok(filters),
+        }
+    }
+
+    /// Reads the parameter; names that the endpoint does not know say nothing.
+    pub(crate) fn parse_any(text: &str) -> Result<Self, ApiError> {
         if text.is_empty() {
             return Ok(Self::default());
         }
@@ -28,9 +41,6 @@ impl Filters {
             .map_err(|cause| ApiError::invalid(format!("invalid filter: {cause}")))?;
         let mut filters = BTreeMap::new();
         for (name, values) in raw {
-            if !known.contains(&name.as_str()) {
-                return Err(ApiError::invalid(format!("invalid filter '{name}'")));
-            }
             let values = match values {
                 Values::List(list) => list,
                 Values::Set(set) => set.into_keys().collect(),
@@ -84,7 +94,7 @@ impl Filters {
             Some("1" | "true" | "True" | "TRUE" | "t" | "T") => Ok(Some(true)),
             Some("0" | "false" | "False" | "FALSE" | "f" | "F") => Ok(Some(false)),
             Some(other) => Err(ApiError::invalid(format!(
-                "invalid filter '{name}={other}'"
+                "invalid filter '{name}=[{other}]'"
             ))),
         }
     }

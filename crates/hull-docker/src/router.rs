@@ -46,7 +46,7 @@ pub(crate) async fn answer(
 ) -> Reply {
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let server = server_name(&app.config.version);
+    let server = server_name(&app.config().version);
     let answered = dispatch(app, request, place, &path).await;
     let micros = began.elapsed().as_micros();
     let mut reply = match answered {

@@ -92,10 +92,17 @@ impl ServeError {
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) engine: Engine,
-    pub(crate) config: ServeConfig,
+    config: watch::Receiver<Arc<ServeConfig>>,
 }
 
-/// Serves the Docker Engine API on the listeners until `shutdown` is ready.
+impl App {
+    /// What is shown of the daemon; it may change while a request is answered.
+    pub(crate) fn config(&self) -> Arc<ServeConfig> {
+        self.config.borrow().clone()
+    }
+}
+
+/// Serves the Docker Engine API on the listeners until `shutdown` is ready; shows the newest `config`.
 ///
 /// Containers are not touched by a shutdown. Answers under way get a short time to end.
 ///
@@ -104,7 +111,7 @@ pub(crate) struct App {
 pub async fn serve(
     engine: Engine,
     listeners: Vec<Listener>,
-    config: ServeConfig,
+    config: watch::Receiver<Arc<ServeConfig>>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     if listeners.is_empty() {
@@ -221,7 +228,7 @@ async fn converse(
         let (app, place) = (app.clone(), place.clone());
         async move {
             let answer = router::answer(app.clone(), request, place).await;
-            app.config.answered.notify_one();
+            app.config().answered.notify_one();
             Ok::<_, Infallible>(answer)
         }
     });

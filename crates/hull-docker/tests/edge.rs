@@ -81,6 +81,7 @@ impl Edge {
             version: "1.2.3".to_owned(),
             ..ServeConfig::default()
         };
+        let (_, config) = tokio::sync::watch::channel(std::sync::Arc::new(config));
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = engine.clone();
         let served = tokio::spawn(async move {

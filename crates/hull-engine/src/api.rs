@@ -72,6 +72,8 @@ pub struct Container {
     pub error: String,
     /// Exit code that goes with `error`, as `docker inspect` shows it; 0: none.
     pub error_code: i32,
+    /// Whether [`Container::error`] is what kept the program itself from running, in runc's words.
+    pub failed_to_run: bool,
     /// How often the restart policy started it since the last start by hand.
     pub restart_count: u32,
     /// Its networks while it runs, by number.
@@ -418,8 +420,8 @@ pub struct CommitRequest {
     pub message: String,
     /// Dockerfile instructions that change its configuration.
     pub changes: Vec<String>,
-    /// What goes before the container's configuration.
-    pub config: ContainerConfig,
+    /// What goes before the container's configuration; none: the changes begin with that.
+    pub config: Option<ContainerConfig>,
     /// Stop all processes meanwhile.
     pub pause: bool,
 }

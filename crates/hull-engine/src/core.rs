@@ -13,7 +13,6 @@ use hull_model::spec::{ContainerSpec, NetworkMode};
 use hull_model::{Digest, SandboxId};
 use hull_os::cgroup::{Hierarchies, Support};
 use hull_os::crash;
-use hull_registry::Hosts;
 use hull_storage::Mounted;
 
 use crate::EngineConfig;
@@ -29,6 +28,7 @@ use crate::object::registry::Registry;
 use crate::object::transfer::Transfers;
 use crate::object::volume::VolumeTable;
 use crate::port::Ports;
+use crate::reload::Reloadable;
 use crate::stats::Moments;
 use crate::store::Store;
 use crate::{log_driver, logs};
@@ -49,7 +49,7 @@ pub(crate) struct Core {
     pub(crate) containers: Registry,
     pub(crate) execs: ExecTable,
     pub(crate) images: ImageTable,
-    pub(crate) registries: Arc<Hosts>,
+    pub(crate) reloadable: Reloadable,
     pub(crate) transfers: Transfers,
     pub(crate) volumes: VolumeTable,
     pub(crate) storage: hull_storage::Store,
@@ -143,6 +143,14 @@ impl Core {
         attributes.extend(facts);
         self.events
             .publish(Subject::Container, action, id.to_string(), attributes);
+    }
+
+    /// Publishes what happened to the daemon itself.
+    pub(crate) fn publish_daemon(&self, action: &str, mut facts: BTreeMap<String, String>) {
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        facts.insert("name".to_owned(), name.trim().to_owned());
+        let id = self.engine_id.clone();
+        self.events.publish(Subject::Daemon, action, id, facts);
     }
 
     /// Removes its files on the data root and in the run root.
@@ -259,7 +267,7 @@ fn tree_bytes(directory: &Path) -> u64 {
             };
             if facts.is_dir() {
                 waiting.push(entry.path());
-            } else {
+            } else if facts.is_file() {
                 bytes += facts.len();
             }
         }

@@ -54,7 +54,7 @@ impl Containers<'_> {
         output: Box<dyn Write + Send>,
     ) -> Result<()> {
         let path = path.to_owned();
-        self.event(id, "archive-path")?;
+        self.tell(id, "archive-path")?;
         self.on_files(id, move |view, _| {
             tree::pack_path(view.whole(), path.as_bytes(), output)
                 .map_err(|error| failure(error, &path))
@@ -80,7 +80,7 @@ impl Containers<'_> {
             unpack(view, spec, live, &path, options, input)
         })
         .await?;
-        self.event(id, "extract-to-dir")
+        self.tell(id, "extract-to-dir")
     }
 
     /// Writes the whole root as an archive, without what is mounted on it.
@@ -88,7 +88,7 @@ impl Containers<'_> {
     /// # Errors
     /// The writer's, or what the file system says.
     pub async fn export(&self, id: SandboxId, output: Box<dyn Write + Send>) -> Result<()> {
-        self.event(id, "export")?;
+        self.tell(id, "export")?;
         self.on_files(id, move |view, _| {
             tree::pack_root(view.root(), output)
                 .map_err(|e| EngineError::step("export the files", e.kind(), e))
@@ -116,7 +116,7 @@ impl Containers<'_> {
             .map_err(|e| EngineError::Unavailable(format!("the commit ended early: {e}")))?
     }
 
-    fn event(&self, id: SandboxId, action: &str) -> Result<()> {
+    pub(crate) fn tell(&self, id: SandboxId, action: &str) -> Result<()> {
         let container = self.inspect(id)?;
         self.0.publish_container(id, &container.spec, action, []);
         Ok(())
@@ -281,6 +281,7 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
         ..images::Origin::default()
     };
     let image = images::add_from(core, record, reference.as_slice(), origin).await?;
+    images::tell_names(core, &image, reference.as_slice());
     let named = reference.as_ref().map(image::Reference::familiar);
     core.publish_container(
         id,
@@ -332,9 +333,9 @@ fn image_config(
     base: &ImageConfig,
     request: &CommitRequest,
 ) -> Result<ImageConfig> {
-    let mut run = run_config(&request.config);
+    let mut run = run_config(request.config.as_ref().unwrap_or(&spec.config));
     apply_changes(&mut run, &request.changes)
-        .map_err(|error| EngineError::step("apply the changes", error.kind(), error))?;
+        .map_err(|error| EngineError::Invalid(error.to_string()))?;
     let on_build = run.on_build.clone();
     let mut config = images::defaults(&run);
     merge_image(&mut config, &spec.config);

@@ -30,6 +30,7 @@ mod object;
 mod open;
 mod port;
 mod recover;
+mod reload;
 mod stats;
 mod store;
 mod translate;
@@ -37,10 +38,12 @@ mod verify;
 
 pub use defaults::HostDefaults;
 pub use error::{Cause, EngineError, Result};
+pub use events::KeptEvents;
 pub use hull_net::AddressPool;
 pub use hull_registry::{Proxies, RegistryOptions};
 pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
 pub use hull_storage::Backing as LayerBacking;
+pub use reload::Reload;
 pub use stats::STREAM_PAUSE as STATS_PAUSE;
 
 use std::collections::HashMap;
@@ -58,7 +61,7 @@ use api::{
     VolumeRequest, WaitCondition, Waited,
 };
 use hull_model::egress::EGRESS_LABEL;
-use hull_model::event::Happening;
+use hull_model::event::{Happening, Subject};
 use hull_model::spec::EndpointSpec;
 use hull_model::state::State;
 use hull_model::{Digest, NetworkId, SandboxId};
@@ -171,8 +174,16 @@ impl Engine {
     pub fn events(
         &self,
         since_ns: Option<i64>,
-    ) -> (Vec<Arc<Happening>>, broadcast::Receiver<Arc<Happening>>) {
-        self.0.events.subscribe(since_ns)
+    ) -> (KeptEvents, broadcast::Receiver<Arc<Happening>>) {
+        self.0.events.subscribe(self.0.jobs.clone(), since_ns)
+    }
+
+    /// Puts new values of what may change in force, all or none, and tells subscribers.
+    ///
+    /// # Errors
+    /// Which option of registries cannot be used.
+    pub fn reload(&self, reload: Reload) -> Result<()> {
+        reload::reload(&self.0, reload)
     }
 
     /// Facts for `info` and `version`.
@@ -303,7 +314,8 @@ impl Containers<'_> {
         signal: Option<i32>,
     ) -> Result<()> {
         self.stop(id, timeout_s, signal).await?;
-        self.start(id).await.map(drop)
+        self.start(id).await?;
+        self.tell(id, "restart")
     }
 
     /// Changes limits and restart policy, also while it runs; returns warnings.
@@ -465,7 +477,9 @@ impl Containers<'_> {
         }
         machine::refuse(&container.spec, "listing processes")?;
         let cgroup = self.0.cgroup_path(&container.spec, id);
-        Ok(self.0.processes(&cgroup)?.into_iter().collect())
+        let processes = self.0.processes(&cgroup)?.into_iter().collect();
+        self.tell(id, "top")?;
+        Ok(processes)
     }
 
     /// Removes every container that does not run and that `keep` does not keep; returns ids and
@@ -500,6 +514,7 @@ impl Containers<'_> {
                 freed += bytes;
             }
         }
+        self.0.events.publish_prune(Subject::Container, freed);
         Ok((gone, freed))
     }
 

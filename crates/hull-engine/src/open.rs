@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::state::State;
-use hull_registry::Hosts;
 
 use crate::EngineConfig;
 use crate::api::{Facts, HostFacts, WaitCondition};
@@ -27,6 +26,7 @@ use crate::object::transfer::Transfers;
 use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::recover;
+use crate::reload::Reloadable;
 use crate::stats::Moments;
 use crate::store::{Change, Contents, Key, Store};
 
@@ -76,9 +76,9 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         &contents,
     )?;
     let images = ImageTable::recover(&storage, &contents);
-    let registries = Hosts::new(config.registries.clone())
-        .map_err(|error| EngineError::Invalid(error.to_string()))?;
+    let reloadable = Reloadable::new(config.registries.clone(), config.uploads_max)?;
     let volumes = VolumeTable::open(&config.data_root, &contents)?;
+    let data_root = config.data_root.clone();
     let core = Arc::new(Core {
         support: cgroups.support(),
         host: host_facts(&cgroups),
@@ -88,11 +88,11 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         engine_id,
         store,
         jobs: Arc::new(Jobs::new()),
-        events: Events::new(),
+        events: Events::open(&data_root),
         containers: Registry::default(),
         execs: ExecTable::default(),
         images,
-        registries: Arc::new(registries),
+        reloadable,
         transfers: Transfers::new(config.downloads_max),
         volumes,
         storage,

@@ -27,6 +27,7 @@ use crate::api::Endpoint;
 use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::Result;
+use crate::events::Told;
 use crate::object::container::{ContainerRecord, Owner, StateRecord};
 use crate::object::{port, volume};
 use crate::store::Contents;
@@ -78,12 +79,13 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
     core.ports.keep_only(&published);
     discard_unknown(core, &known);
     core.network.settle_links(&links);
+    let told = Arc::new(core.events.told());
     let mut looks = Vec::new();
     // Before any owner may start its container again.
     volume::recover(core).await;
     for owner in owners {
         let (looked, look) = oneshot::channel();
-        tokio::spawn(find_again(owner, looked));
+        tokio::spawn(find_again(owner, told.clone(), looked));
         looks.push(look);
     }
     // So that nobody is told what was, and is no more.
@@ -193,15 +195,18 @@ fn discard_unknown_cgroups(core: &Core, known: &HashSet<String>) {
 }
 
 /// Puts one owner into its right state, then lets it serve.
-async fn find_again(mut owner: Owner, looked: oneshot::Sender<()>) {
+async fn find_again(mut owner: Owner, told: Arc<Told>, looked: oneshot::Sender<()>) {
+    owner.tell_creation(&told);
     let (state, same_boot) = owner.recorded();
     match state {
         State::Removing => {
+            owner.tell_end(&told);
             drop(looked);
             return owner.go_on_removing().await;
         }
         State::Created | State::Dead => owner.discard_leftovers(),
         State::Exited { .. } => {
+            owner.tell_exit(&told);
             owner.discard_leftovers();
             owner.remove_if_due().await;
         }
@@ -214,8 +219,14 @@ async fn find_again(mut owner: Owner, looked: oneshot::Sender<()>) {
                 at_ns: now_ns(),
             };
             match found {
-                Found::Alive(shim, status) => owner.adopt_found(shim, &status).await,
-                Found::Exited(exit) => owner.ended_meanwhile(exit).await,
+                Found::Alive(shim, status) => {
+                    owner.adopt_found(shim, &status).await;
+                    owner.tell_start(&told);
+                }
+                Found::Exited(exit) => {
+                    owner.was_told(&told, exit);
+                    owner.ended_meanwhile(exit).await;
+                }
                 _ if starting && !(same_boot && owner.has_run()) => owner.start_never_happened(),
                 _ if same_boot => owner.ended_meanwhile(lost(EXIT_LOST)).await,
                 _ => owner.ended_meanwhile(lost(EXIT_REBOOT)).await,

@@ -5,8 +5,8 @@
 pub const MAILBOX_LENGTH_MAX: usize = 256;
 /// Events that a slow subscriber may be behind before it is cut off.
 pub const EVENTS_BEHIND_MAX: usize = 4096;
-/// Events kept for `since`.
-pub const EVENTS_KEPT_MAX: usize = 1024;
+/// Bytes of one of the two files that keep events for `since`: some ten thousand events each.
+pub const EVENTS_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a shim may take from its start to its container's first instruction.
 pub const START_MS_MAX: u64 = 60_000;
 /// How long a shim may take to answer before it is reported as not answering.

@@ -157,14 +157,24 @@ pub enum Error {
         text: String,
     },
     /// A change of an image's configuration is malformed.
-    #[error("change {text:?}")]
+    #[error("{}", change_words(text, *cause))]
     Change {
         /// What was given.
         text: String,
-        /// What is wrong with it.
-        #[source]
+        /// What is wrong with it; part of the words.
         cause: ChangeFault,
     },
+}
+
+/// Docker's words for what is no change at all.
+fn change_words(text: &str, cause: ChangeFault) -> String {
+    match cause {
+        ChangeFault::Instruction => {
+            let word = text.split_whitespace().next().unwrap_or_default();
+            format!("{} is not a valid change command", word.to_lowercase())
+        }
+        cause => format!("change {text:?}: {cause}"),
+    }
 }
 
 /// What every function of this crate returns.

@@ -3,6 +3,7 @@
 //! Its end is not that of its containers: SIGTERM closes the sockets, nothing more. The next
 //! daemon finds them again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
@@ -15,13 +16,13 @@ use std::time::Duration;
 use hull_docker::{Listener, ServeConfig, Tls, TlsFiles};
 use hull_engine::api::Subnet;
 use hull_engine::{
-    AddressPool, BridgeConfig, Engine, EngineConfig, ImageGc, Proxies, RegistryOptions,
+    AddressPool, BridgeConfig, Engine, EngineConfig, ImageGc, Proxies, RegistryOptions, Reload,
 };
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
 
-use crate::cli::DaemonOptions;
+use crate::cli::{Configuration, DaemonOptions};
 
 /// Where clients look when nobody says otherwise.
 const HOST_DEFAULT: &str = "unix:///run/hull/hull.sock";
@@ -36,15 +37,29 @@ const GIVE_BACK_DELAY: Duration = Duration::from_millis(500);
 /// Groups whose members may use the socket, the first that exists.
 const SOCKET_GROUPS: [&str; 2] = ["hull", "docker"];
 
-/// Runs the daemon until it is asked to end.
-pub(crate) fn run(options: DaemonOptions) -> ExitCode {
+/// Changes the level of the log.
+type SetLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
+
+/// Runs the daemon until it is asked to end, or looks at its configuration only.
+pub(crate) fn run(configuration: Configuration) -> ExitCode {
+    let options = match configuration.read().and_then(checked) {
+        Ok(options) if options.validate => {
+            crate::cli::say("configuration OK");
+            return ExitCode::SUCCESS;
+        }
+        Ok(options) => options,
+        Err(text) => {
+            crate::cli::say(&text);
+            return ExitCode::FAILURE;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_name("hull")
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(serve(options)),
+        Ok(runtime) => runtime.block_on(serve(configuration, options)),
         Err(error) => Err(format!("start the runtime: {error}")),
     };
     match ended {
@@ -53,6 +68,17 @@ pub(crate) fn run(options: DaemonOptions) -> ExitCode {
             tracing::error!("{text}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Options that can be used: each value is looked at as far as that changes nothing.
+fn checked(options: DaemonOptions) -> Result<DaemonOptions, String> {
+    refuse_unsafe(&options)?;
+    engine_config(&options)?;
+    tls(&options)?;
+    match hosts(&options).iter().find(|host| !is_place(host)) {
+        Some(host) => Err(no_place(host)),
+        None => Ok(options),
     }
 }
 
@@ -74,12 +100,15 @@ fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
     Ok(())
 }
 
-async fn serve(options: DaemonOptions) -> Result<(), String> {
-    start_log(&options);
-    refuse_unsafe(&options)?;
+async fn serve(configuration: Configuration, options: DaemonOptions) -> Result<(), String> {
+    let set_level = start_log(&options);
     let tls = tls(&options)?;
     for warning in options.warnings() {
         tracing::warn!("{warning}");
+    }
+    if let Some(score) = options.oom_score_adjust {
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .map_err(|e| format!("set the daemon's oom_score_adj to {score}: {e}"))?;
     }
     if let Err(error) = hull_os::service::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
@@ -87,8 +116,7 @@ async fn serve(options: DaemonOptions) -> Result<(), String> {
     let mut end = signal(SignalKind::terminate()).map_err(|e| format!("wait for signals: {e}"))?;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|e| format!("wait for signals: {e}"))?;
-    // Without a handler the signal would end us; there is nothing to reload yet.
-    let _hangup = signal(SignalKind::hangup()).map_err(|e| format!("wait for signals: {e}"))?;
+    let hangup = signal(SignalKind::hangup()).map_err(|e| format!("wait for signals: {e}"))?;
     let engine = Engine::open(engine_config(&options)?)
         .await
         .map_err(|e| e.chain())?;
@@ -106,6 +134,14 @@ async fn serve(options: DaemonOptions) -> Result<(), String> {
     notify_ready();
     let config = serve_config(&options);
     tokio::spawn(keep_small(config.answered.clone()));
+    let (shown, config) = watch::channel(Arc::new(config));
+    let reloading = Reloading {
+        configuration,
+        set_level,
+        shown,
+        engine: engine.clone(),
+    };
+    tokio::spawn(reloading.follow(hangup));
     let asked = async move {
         tokio::select! {
             _ = end.recv() => {}
@@ -122,24 +158,93 @@ async fn serve(options: DaemonOptions) -> Result<(), String> {
     served.map_err(|error| error.to_string())
 }
 
-fn start_log(options: &DaemonOptions) {
-    let level = if options.debug {
-        "debug"
-    } else {
-        options.log_level.as_str()
-    };
-    let level = match level {
+fn log_level(options: &DaemonOptions) -> &str {
+    match options.log_level.as_str() {
+        _ if options.debug => "debug",
         "fatal" | "panic" => "error",
         other => other,
-    };
+    }
+}
+
+fn start_log(options: &DaemonOptions) -> SetLevel {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HULL_LOG")
-        .or_else(|_| tracing_subscriber::EnvFilter::try_new(level))
+        .or_else(|_| tracing_subscriber::EnvFilter::try_new(log_level(options)))
         .unwrap_or_default();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
-        .init();
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let filter = log.reload_handle();
+    log.init();
+    Box::new(move |level| {
+        let new = tracing_subscriber::EnvFilter::try_new(level).map_err(|e| e.to_string())?;
+        filter.reload(new).map_err(|e| e.to_string())
+    })
+}
+
+/// What SIGHUP needs to read the configuration again.
+struct Reloading {
+    configuration: Configuration,
+    set_level: SetLevel,
+    shown: watch::Sender<Arc<ServeConfig>>,
+    engine: Engine,
+}
+
+impl Reloading {
+    async fn follow(self, mut hangup: Signal) {
+        while hangup.recv().await.is_some() {
+            match self.reload() {
+                Ok(()) => tracing::info!("the configuration was read again"),
+                Err(text) => tracing::error!("the configuration stays as it was: {text}"),
+            }
+        }
+    }
+
+    /// Puts in force what may change while we run; all other keys wait for the next start.
+    fn reload(&self) -> Result<(), String> {
+        let options = self.configuration.read().and_then(checked)?;
+        let reload = Reload {
+            registries: registry_options(&options),
+            downloads_max: transfers(options.max_concurrent_downloads),
+            uploads_max: transfers(options.max_concurrent_uploads),
+            facts: reload_facts(&options),
+        };
+        self.engine.reload(reload).map_err(|error| error.chain())?;
+        // Whom the end of an answer wakes stays the same.
+        let answered = self.shown.borrow().answered.clone();
+        let shown = ServeConfig {
+            answered,
+            ..serve_config(&options)
+        };
+        self.shown.send_replace(Arc::new(shown));
+        for warning in options.warnings() {
+            tracing::warn!("{warning}");
+        }
+        (self.set_level)(log_level(&options))
+    }
+}
+
+/// What the event `reload` tells, as dockerd writes it.
+fn reload_facts(options: &DaemonOptions) -> BTreeMap<String, String> {
+    let list = |values: &[String]| serde_json::to_string(values).unwrap_or_default();
+    [
+        ("debug", options.debug.to_string()),
+        ("insecure-registries", list(&options.insecure_registry)),
+        ("labels", list(&options.label)),
+        ("live-restore", "true".to_owned()),
+        (
+            "max-concurrent-downloads",
+            options.max_concurrent_downloads.unwrap_or(3).to_string(),
+        ),
+        (
+            "max-concurrent-uploads",
+            options.max_concurrent_uploads.unwrap_or(5).to_string(),
+        ),
+        ("registry-mirrors", list(&options.registry_mirror)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
 }
 
 fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
@@ -320,9 +425,17 @@ async fn listen(
     if host.starts_with("fd://") {
         return inherited().map_err(|error| format!("take the sockets of {host}: {error}"));
     }
-    Err(format!(
-        "{host} is not a place to listen: use unix://PATH, tcp://ADDRESS:PORT or fd://"
-    ))
+    Err(no_place(host))
+}
+
+fn is_place(host: &str) -> bool {
+    ["unix://", "tcp://", "fd://"]
+        .iter()
+        .any(|kind| host.starts_with(kind))
+}
+
+fn no_place(host: &str) -> String {
+    format!("{host} is not a place to listen: use unix://PATH, tcp://ADDRESS:PORT or fd://")
 }
 
 /// Sockets that systemd bound for us.

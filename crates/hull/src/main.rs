@@ -7,6 +7,7 @@
 
 mod cli;
 mod client;
+mod config_file;
 mod copy;
 mod daemon;
 mod defaults;

@@ -159,7 +159,14 @@ impl Wanted {
         word("health", &HEALTHS)?;
         let containers = call.engine().containers();
         let named = |name: &str| match filters.get(name).first().map(String::as_str) {
-            Some(container) => Ok::<_, ApiError>(Some(containers.resolve(container)?)),
+            Some(container) => containers.resolve(container).map(Some).map_err(|error| {
+                let error = ApiError::from(error);
+                // Docker's words of another place.
+                let message = error
+                    .message
+                    .replace("No such container: ", "no such container ");
+                ApiError { message, ..error }
+            }),
             None => match call.query.get(name) {
                 "" => Ok(None),
                 container => Ok(Some(containers.resolve(container)?)),
@@ -173,9 +180,17 @@ impl Wanted {
             .map(|i| i.id)
             .collect();
         let code = |text: &String| {
-            text.parse()
-                .map_err(|_| ApiError::invalid(format!("invalid filter 'exited={text}'")))
+            text.parse().map_err(|_| {
+                ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax"))
+            })
         };
+        filters.switch("is-task")?;
+        for name in ["publish", "expose"] {
+            filters
+                .get(name)
+                .iter()
+                .try_for_each(|value| check_ports(name, value))?;
+        }
         let exit_codes = filters
             .get("exited")
             .iter()
@@ -239,6 +254,39 @@ impl Wanted {
         let exit = hull_engine::api::exit_of(&container.state);
         exit.is_some_and(|exit| self.exit_codes.contains(&exit.code))
     }
+}
+
+/// Refuses what is no port and no range, in Docker's words.
+fn check_ports(filter: &str, value: &str) -> Result<(), ApiError> {
+    if value.contains(':') {
+        return Err(ApiError::invalid(format!(
+            "filter for '{filter}' should not contain ':': {value}"
+        )));
+    }
+    let failed = |why: String| {
+        ApiError::invalid(format!(
+            "error while looking up for {filter} {value}: {why}"
+        ))
+    };
+    let (range, _) = value.split_once('/').unwrap_or((value, ""));
+    if range.is_empty() {
+        return Err(failed("empty string specified for ports".to_owned()));
+    }
+    let mut ends = Vec::new();
+    for end in range.splitn(2, '-') {
+        let number = end.parse::<u16>().map_err(|error| {
+            let why = match error.kind() {
+                std::num::IntErrorKind::PosOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            failed(format!("strconv.ParseUint: parsing {end:?}: {why}"))
+        });
+        ends.push(number?);
+    }
+    if ends.is_sorted() {
+        return Ok(());
+    }
+    Err(failed(format!("invalid range specified for port: {range}")))
 }
 
 /// Whether a list of `80/tcp` has a wanted `80`, `80/tcp` or `8000-8080`.
@@ -312,7 +360,13 @@ pub(super) async fn start(call: Call) -> Answer {
 }
 
 fn parse_signal(text: &str) -> Result<i32, ApiError> {
-    signal::parse(text).ok_or_else(|| ApiError::invalid(format!("invalid signal: {text}")))
+    signal::parse(text).ok_or_else(|| {
+        let number = text.parse::<i64>().ok().filter(|&number| number > 0);
+        ApiError::invalid(match number {
+            Some(number) => format!("the linux daemon does not support signal {number}"),
+            None => format!("invalid signal: {text}"),
+        })
+    })
 }
 
 /// The signal and the seconds that stop and restart take.
@@ -408,8 +462,15 @@ pub(super) async fn rename(call: Call) -> Answer {
     if text.is_empty() {
         return Err(ApiError::invalid("Neither old nor new names may be empty"));
     }
-    let name = parse_name(text)?;
     let id = call.container()?;
+    let name = parse_name(text).map_err(|error| {
+        let name = text.trim_start_matches('/');
+        let message = error
+            .message
+            .replace(&format!("({text})"), &format!("(/{name})"));
+        let message = format!("Error when allocating new name: {message}");
+        ApiError { message, ..error }
+    })?;
     match call.engine().containers().rename(id, &name).await {
         Ok(()) => Ok(no_content()),
         Err(error @ EngineError::NameTaken { .. }) => {

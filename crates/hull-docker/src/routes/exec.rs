@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::io::terminal_size;
 use crate::body::{empty, json, json_with};
 use crate::detach::DetachKeys;
-use crate::errors::ApiError;
+use crate::errors::{ApiError, is_own_words};
 use crate::request::Call;
 use crate::router::Answer;
 use crate::stream::{Input, ReadAs, farewell, hijack};
@@ -65,11 +65,21 @@ pub(super) async fn create(mut call: Call) -> Answer {
         probe: false,
     };
     let container = call.container()?;
-    let id = call
+    let created = call
         .engine()
         .containers()
         .exec_create(container, request)
-        .await?;
+        .await;
+    let id = created.map_err(|error| match error {
+        EngineError::Paused(_) => ApiError::new(
+            StatusCode::CONFLICT,
+            format!(
+                "Container {} is paused, unpause the container before exec",
+                call.name()
+            ),
+        ),
+        error => error.into(),
+    })?;
     json_with(StatusCode::CREATED, &CreateAnswer { id })
 }
 
@@ -120,6 +130,12 @@ pub(super) async fn start(mut call: Call) -> Answer {
 
 /// Docker's sentence around runc's words.
 fn exec_text(text: &str) -> String {
+    if is_own_words(text) {
+        return text.to_owned();
+    }
+    if text.starts_with("Cwd must be ") {
+        return format!("OCI runtime exec failed: exec failed: {text}: unknown");
+    }
     format!(
         "OCI runtime exec failed: exec failed: unable to start container process: {text}: unknown"
     )

@@ -208,7 +208,7 @@ pub(super) async fn commit(mut call: Call) -> Answer {
         author: query.get("author").to_owned(),
         message: query.get("comment").to_owned(),
         changes,
-        config: config.map(Into::into).unwrap_or_default(),
+        config: config.map(Into::into),
         pause: query.get("pause").is_empty() || query.flag("pause"),
     };
     let containers = call.engine().containers();

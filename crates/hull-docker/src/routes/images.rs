@@ -18,7 +18,7 @@ use crate::download::{download, failure_of};
 use crate::errors::ApiError;
 use crate::filter::Filters;
 use crate::query::Query;
-use crate::request::{ApiMinor, Call};
+use crate::request::{ApiMinor, Call, drain};
 use crate::router::Answer;
 use crate::time;
 use crate::wire::image::{Asked, Inspect, Summary, history as rows_of, labels};
@@ -262,7 +262,17 @@ pub(super) fn removal_rows(removals: Vec<ImageRemoval>) -> Vec<RemovalRow> {
 /// `noprune` keeps the untagged parents of an image; here no image has any.
 pub(super) async fn remove(call: Call) -> Answer {
     let force = call.query.flag("force");
-    let removed = call.engine().images().remove(call.name(), force).await?;
+    let removed = call.engine().images().remove(call.name(), force).await;
+    let removed = removed.map_err(|error| match error {
+        // What can be no name is said to be none, as by Docker.
+        EngineError::NoSuchImage(name) if name.contains(|c: char| c.is_ascii_uppercase()) => {
+            let library = if name.contains('/') { "" } else { "library/" };
+            ApiError::invalid(format!(
+                "invalid reference format: repository name ({library}{name}) must be lowercase"
+            ))
+        }
+        error => error.into(),
+    })?;
     json(&removal_rows(removed))
 }
 
@@ -276,13 +286,22 @@ pub(super) async fn create(call: Call) -> Answer {
 }
 
 /// Import of one root file system, from the body or from an address.
-async fn import(call: Call, query: &Query, source: &str) -> Answer {
+async fn import(mut call: Call, query: &Query, source: &str) -> Answer {
     let reference = match query.get("repo") {
         "" => None,
         repository => Some(join_tag(repository, query.get("tag"))),
     };
     let changes = query.all("changes").map(str::to_owned).collect();
     let platform = Some(query.get("platform").to_owned()).filter(|p| !p.is_empty());
+    let system = platform
+        .as_deref()
+        .and_then(|platform| platform.split('/').next());
+    if system.is_some_and(|system| {
+        system != "linux" && platform.as_deref().is_some_and(|p| p.contains('/'))
+    }) {
+        drain(call.request.body_mut()).await;
+        return Err(ApiError::invalid("operating system is not supported"));
+    }
     let message = match query.get("message") {
         "" => format!("Imported from {source}"),
         message => message.to_owned(),

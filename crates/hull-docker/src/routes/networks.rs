@@ -95,7 +95,8 @@ impl Shown {
             enable_ipv6: spec.ipv6,
             ipam: Ipam {
                 driver: "default",
-                options: (!spec.ipam_options.is_empty()).then(|| spec.ipam_options.clone()),
+                // Clients send an empty one; the predefined networks never had any.
+                options: (!network.predefined).then(|| spec.ipam_options.clone()),
                 config: spec.pools.iter().map(ShownPool::of).collect(),
             },
             internal: spec.internal,
@@ -145,6 +146,15 @@ impl Resource {
 
 pub(super) async fn list(call: Call) -> Answer {
     let filters = Filters::parse(call.query.get("filters"), &FILTERS)?;
+    let kinds = filters.get("type").iter();
+    if let Some(other) = kinds
+        .into_iter()
+        .find(|kind| !["builtin", "custom"].contains(&kind.as_str()))
+    {
+        return Err(ApiError::invalid(format!(
+            "invalid filter: 'type'='{other}'"
+        )));
+    }
     let dangling = filters.switch("dangling")?;
     let networks = call.engine().networks();
     let unused = |network: &Network| !network.predefined && networks.members(network.id).is_empty();

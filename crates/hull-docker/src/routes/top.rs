@@ -107,7 +107,11 @@ fn columns(arguments: &str) -> Result<Vec<Column>, ApiError> {
             word => word.strip_prefix("-o").ok_or_else(|| refused(arguments))?,
         };
         for name in list.split(',') {
-            chosen.push(column(name).ok_or_else(|| refused(arguments))?);
+            chosen.push(column(name).ok_or_else(|| {
+                ApiError::invalid(format!(
+                    "ps: error: unknown user-defined format specifier {name:?}"
+                ))
+            })?);
         }
     }
     if !chosen.contains(&Column::Pid) {

@@ -9,7 +9,7 @@ use hull_model::spec::ContainerConfig;
 use hull_model::state::State;
 use serde::{Deserialize, Serialize};
 
-use crate::errors::ApiError;
+use crate::errors::{ApiError, start_sentence};
 use crate::request::ApiMinor;
 use crate::time::{self, rfc3339};
 use crate::wire::OrZero;
@@ -135,7 +135,7 @@ struct WireState<'a> {
     dead: bool,
     pid: u32,
     exit_code: i32,
-    error: &'a str,
+    error: String,
     started_at: String,
     finished_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,7 +197,10 @@ impl<'a> WireState<'a> {
             dead: matches!(container.state, State::Dead),
             pid: container.pid,
             exit_code: exit.map_or(container.error_code, |exit| exit.code),
-            error: &container.error,
+            error: match container.failed_to_run {
+                true => start_sentence(&container.error),
+                false => container.error.clone(),
+            },
             started_at: rfc3339(container.started_ns),
             // While it runs again, that of the life before.
             finished_at: rfc3339(match exit {
@@ -648,6 +651,7 @@ mod tests {
             pid: if state.is_live() { 7 } else { 0 },
             error: String::new(),
             error_code: 0,
+            failed_to_run: false,
             restart_count: 0,
             endpoints: Vec::new(),
             health: None,

@@ -148,27 +148,33 @@ pub(crate) fn parse_bind(text: &str) -> Result<MountSpec, ApiError> {
     }
     let (source, destination, mode) = match parts[..] {
         [destination] => ("", destination, ""),
-        [source, second] if second.starts_with('/') => (source, second, ""),
         // `/path:ro`: an anonymous volume with a mode.
         [destination, mode] if bind_mode(mode).is_some() => ("", destination, mode),
+        [source, destination] => (source, destination, ""),
         [source, destination, mode] => (source, destination, mode),
         _ => return Err(invalid()),
     };
+    let kind = if source.starts_with('/') {
+        "bind"
+    } else {
+        "volume"
+    };
+    let refused = |what: &str| {
+        ApiError::invalid(format!(
+            "invalid volume specification: '{text}': invalid mount config for type \"{kind}\": \
+             {what}"
+        ))
+    };
     if !destination.starts_with('/') {
-        return Err(ApiError::invalid(format!(
-            "invalid volume specification: '{text}': invalid mount config for type \"bind\": \
-             invalid mount path: '{destination}' mount path must be absolute"
+        return Err(refused(&format!(
+            "invalid mount path: '{destination}' mount path must be absolute"
         )));
     }
     if destination.trim_matches('/').is_empty() {
-        return Err(ApiError::invalid(format!(
-            "invalid volume specification: '{text}': invalid specification: destination can't be '/'"
-        )));
+        return Err(refused("invalid specification: destination can't be '/'"));
     }
     let Some(words) = bind_mode(mode) else {
-        return Err(ApiError::invalid(format!(
-            "invalid volume specification: '{text}': invalid mode: {mode}"
-        )));
+        return Err(ApiError::invalid(format!("invalid mode: {mode}")));
     };
     let kind = if source.starts_with('/') {
         MountKind::Bind {
@@ -208,10 +214,22 @@ struct BindWords {
     propagation: Propagation,
 }
 
-/// Reads the mode of a bind; `None` when a word is unknown.
+/// Reads the mode of a bind; `None` when a word is unknown, or two are of one sort.
 fn bind_mode(mode: &str) -> Option<BindWords> {
     let mut words = BindWords::default();
+    let mut sorts = Vec::new();
     for word in mode.split(',').filter(|word| !word.is_empty()) {
+        let sort = match word {
+            "ro" | "rw" => "access",
+            "z" | "Z" => "label",
+            "nocopy" => "copy",
+            "cached" | "delegated" | "consistent" | "default" => "consistency",
+            _ => "propagation",
+        };
+        if sorts.contains(&sort) {
+            return None;
+        }
+        sorts.push(sort);
         match word {
             "ro" => words.readonly = true,
             "nocopy" => words.no_copy = true,
@@ -353,7 +371,7 @@ impl TryFrom<Mount> for MountSpec {
             "npipe" | "cluster" => {
                 return Err(ApiError::not_there(&format!("a mount of type \"{kind}\"")));
             }
-            _ => return Err(ApiError::invalid("mount type unknown")),
+            _ => return Err(invalid(kind, "mount type unknown")),
         };
         Ok(Self {
             kind: mount,
@@ -369,8 +387,11 @@ fn bind_kind(source: String, options: BindOptions) -> Result<MountKind, ApiError
     let word = options.propagation.0;
     let propagation = match word.as_str() {
         "" => Propagation::default(),
-        word => propagation(word)
-            .ok_or_else(|| ApiError::invalid(format!("invalid propagation mode: {word}")))?,
+        word => propagation(word).ok_or_else(|| {
+            ApiError::invalid(format!(
+                "invalid mount config for type \"bind\": invalid propagation mode: {word}"
+            ))
+        })?,
     };
     if !source.starts_with('/') {
         return Err(ApiError::invalid(format!(

@@ -168,6 +168,7 @@ pub(crate) async fn prune(
             gone.push(network.spec.name.clone());
         }
     }
+    core.events.publish_prune(Subject::Network, 0);
     gone
 }
 
@@ -286,7 +287,7 @@ impl Network {
         let entry = table.find_mut(text)?;
         if !entry.members.is_empty() {
             let id = network.id.to_string();
-            let names: Vec<String> = entry
+            let mut names: Vec<String> = entry
                 .members
                 .iter()
                 .filter_map(|id| core.containers.handle(*id).ok())
@@ -299,6 +300,7 @@ impl Network {
                     format!("name:{:?} id:{endpoint:?}", container.spec.name)
                 })
                 .collect();
+            names.sort();
             return Err(EngineError::Denied(format!(
                 "error while removing network: network {} has active endpoints ({})",
                 network.spec.name,

@@ -19,7 +19,7 @@ use hull_model::limits::{
     RESTART_BACKOFF_MS, RESTART_BACKOFF_MS_MAX, RESTART_BACKOFF_RESET_S, STOP_TIMEOUT_S,
 };
 use hull_model::port::PublishedPort;
-use hull_model::spec::{ContainerSpec, EndpointSpec, RestartPolicy};
+use hull_model::spec::{ContainerSpec, EndpointSpec, NamespaceMode, NetworkMode, RestartPolicy};
 use hull_model::state::{EXIT_LOST, Event as StateEvent, Exit, State, step};
 use hull_model::{Digest, SandboxId, signal};
 use hull_sandbox::{Attachment, Event as ShimEvent, Found, Shim, Status, Target};
@@ -36,6 +36,7 @@ use crate::api::{
 use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
+use crate::events::Told;
 use crate::jobs::Pool;
 use crate::names::NameServers;
 use crate::network;
@@ -60,6 +61,8 @@ const DISCARD_WAIT: Duration = Duration::from_secs(10);
 const REMOVE_AGAIN: Duration = Duration::from_secs(1);
 const REMOVE_AGAIN_MAX: Duration = Duration::from_secs(300);
 
+/// Times that a start is put off for others: one that fails again and again is not waited for.
+const PUT_OFF_MAX: u32 = 100;
 /// Pause between two looks whether somebody still has the files of a container that is to be
 /// started again.
 const VIEW_PAUSE: Duration = Duration::from_millis(100);
@@ -91,6 +94,8 @@ pub(crate) struct StateRecord {
     pub(crate) error: String,
     #[serde(default)]
     pub(crate) error_code: i32,
+    #[serde(default)]
+    pub(crate) failed_to_run: bool,
     /// What a daemon wrote that knew one network only.
     #[serde(default, skip_serializing)]
     endpoint: Option<Endpoint>,
@@ -121,6 +126,7 @@ impl StateRecord {
             restart_count: 0,
             error: String::new(),
             error_code: 0,
+            failed_to_run: false,
             endpoint: None,
             ports: Vec::new(),
             endpoints: Vec::new(),
@@ -340,6 +346,14 @@ pub(crate) struct Owner {
     removal: Option<(Reply<()>, bool)>,
     /// Its own volumes, while it is being removed.
     leaving: volume::Leaving,
+    /// Its next start is owed to that of the daemon.
+    resuming: bool,
+    /// Times that its start was put off for others that are about to start too.
+    put_off: u32,
+    /// When the program of this life was found to run, by a clock that nobody sets.
+    running_since: Option<Instant>,
+    /// An end that a former daemon told and died before it recorded it.
+    told_exit: Option<Exit>,
     restart_at: Option<Instant>,
     /// The host goes down: nothing is started any more.
     shutting_down: bool,
@@ -400,6 +414,10 @@ impl Owner {
             stopping: None,
             removal: None,
             leaving: volume::Leaving::default(),
+            resuming: false,
+            put_off: 0,
+            running_since: None,
+            told_exit: None,
             restart_at: None,
             shutting_down: false,
             backoff_ms: RESTART_BACKOFF_MS,
@@ -570,13 +588,18 @@ impl Owner {
             self.event("kill", [("signal", signal::KILL.to_string())]);
             self.signal(signal::KILL);
         }
-        if self.restart_at.is_some_and(|at| at <= now) && self.is_viewed() {
+        if self.restart_at.is_some_and(|at| at <= now)
+            && (self.is_viewed() || self.waits_for_others())
+        {
             self.restart_at = Some(now + VIEW_PAUSE);
         }
         self.tend_health(now);
         if self.restart_at.is_some_and(|at| at <= now) {
             self.restart_at = None;
-            self.life.restart_count += 1;
+            // What the start of the daemon or of the host brings back did not fail.
+            if !std::mem::take(&mut self.resuming) {
+                self.life.restart_count += 1;
+            }
             if let Err(error) = self.start().await {
                 tracing::warn!(container = %self.id.short(), error = %error.chain(), "restart failed");
                 self.rearm_or_rest().await;
@@ -604,6 +627,7 @@ impl Owner {
         self.restart_at = None;
         self.backoff_ms = RESTART_BACKOFF_MS;
         self.life.restart_count = 0;
+        self.resuming = false;
         self.life.stopped_by_hand = false;
         let started = self.start().await;
         if started.is_err() && self.spec.host.auto_remove {
@@ -633,6 +657,8 @@ impl Owner {
         match self.spawn().await {
             Ok((pid, started_ns)) => {
                 self.pid = pid;
+                self.put_off = 0;
+                self.running_since = Some(Instant::now());
                 self.life.started_ns = started_ns;
                 self.apply(StateEvent::Ready)?;
                 self.begin_health();
@@ -657,6 +683,7 @@ impl Owner {
         };
         self.life.error = error.chain();
         self.life.error_code = code;
+        self.life.failed_to_run = matches!(error, EngineError::StartFailed { .. });
         let never_ran = self.life.started_ns == 0;
         let exit = Exit {
             code,
@@ -683,26 +710,19 @@ impl Owner {
             return;
         }
         self.life.finished_ns = exit.at_ns;
-        let ran_ns = exit.at_ns.saturating_sub(self.life.started_ns);
-        if ran_ns >= i64::try_from(RESTART_BACKOFF_RESET_S).unwrap_or(i64::MAX) * 1_000_000_000 {
+        let ran = self.running_since.take().map(|since| since.elapsed());
+        if ran.is_some_and(|ran| ran >= Duration::from_secs(RESTART_BACKOFF_RESET_S)) {
             self.backoff_ms = RESTART_BACKOFF_MS;
         }
         let endpoints = self.life.endpoints.clone();
         self.end_health();
         self.end_life();
-        self.rearm_or_rest().await;
-        if exit.oom_killed {
-            self.event("oom", []);
+        // Before anybody is told that it ended, who may ask for the events then.
+        if self.told_exit.take() != Some(exit) {
+            self.tell_death(exit);
+            self.network_events("disconnect", &endpoints);
         }
-        let seconds = ran_ns / 1_000_000_000;
-        self.event(
-            "die",
-            [
-                ("exitCode", exit.code.to_string()),
-                ("execDuration", seconds.to_string()),
-            ],
-        );
-        self.network_events("disconnect", &endpoints);
+        self.rearm_or_rest().await;
         if let Some(stopping) = self.stopping.take() {
             self.event("stop", []);
             stopping
@@ -718,6 +738,20 @@ impl Owner {
         {
             tracing::error!(container = %self.id.short(), error = %error.chain(), "automatic removal");
         }
+    }
+
+    fn tell_death(&self, exit: Exit) {
+        if exit.oom_killed {
+            self.event("oom", []);
+        }
+        let seconds = exit.at_ns.saturating_sub(self.life.started_ns) / 1_000_000_000;
+        self.event(
+            "die",
+            [
+                ("exitCode", exit.code.to_string()),
+                ("execDuration", seconds.to_string()),
+            ],
+        );
     }
 
     /// Tells the waiters, then decides whether the restart policy wants another start.
@@ -736,6 +770,43 @@ impl Owner {
         }
         self.publish();
         self.tell_waiters(exit.code);
+    }
+
+    /// Whether a container that this one joins or is linked with is about to start too, as all are
+    /// after a start of the host.
+    fn waits_for_others(&mut self) -> bool {
+        let host = &self.spec.host;
+        let mut names: Vec<&str> = host
+            .links
+            .iter()
+            .filter_map(|link| link.split(':').next())
+            .collect();
+        if let NetworkMode::Container(name) = &host.network {
+            names.push(name);
+        }
+        for mode in [&host.pid, &host.ipc] {
+            if let NamespaceMode::Container(name) = mode {
+                names.push(name);
+            }
+        }
+        let is_starting = |name: &&str| {
+            let id = self.core.containers.resolve(name.trim_start_matches('/'));
+            let handle = id.and_then(|id| self.core.containers.handle(id));
+            handle.is_ok_and(|handle| {
+                let state = handle.snapshot.borrow().state;
+                matches!(
+                    state,
+                    State::Starting
+                        | State::Exited {
+                            restarting: true,
+                            ..
+                        }
+                )
+            })
+        };
+        let waits = self.put_off < PUT_OFF_MAX && names.iter().any(is_starting);
+        self.put_off += u32::from(waits);
+        waits
     }
 
     fn wants_restart(&self, exit: Exit) -> bool {
@@ -1245,6 +1316,43 @@ impl Owner {
             .map_err(|e| EngineError::step("find the sandbox again", e.kind(), e))
     }
 
+    /// Tells what a former daemon recorded and died before it told.
+    pub(crate) fn tell_creation(&self, told: &Told) {
+        if !told.knows(self.id, "create", self.record.created_ns) {
+            self.event("create", []);
+        }
+    }
+
+    /// As [`Owner::tell_creation`], of the program that runs.
+    pub(crate) fn tell_start(&self, told: &Told) {
+        if self.life.state.is_live() && !told.knows(self.id, "start", self.life.started_ns) {
+            self.network_events("connect", &self.life.endpoints);
+            self.event("start", []);
+        }
+    }
+
+    /// As [`Owner::tell_creation`], of the end of the last life.
+    pub(crate) fn tell_exit(&self, told: &Told) {
+        if let State::Exited { exit, .. } = self.life.state
+            && self.life.started_ns != 0
+            && !told.knows(self.id, "die", exit.at_ns)
+        {
+            self.tell_death(exit);
+        }
+    }
+
+    /// As [`Owner::tell_creation`], of the removal.
+    pub(crate) fn tell_end(&self, told: &Told) {
+        if !told.knows(self.id, "destroy", self.record.created_ns) {
+            self.event("destroy", []);
+        }
+    }
+
+    /// Notes an end that is not recorded and may have been told.
+    pub(crate) fn was_told(&mut self, told: &Told, exit: Exit) {
+        self.told_exit = told.knows(self.id, "die", exit.at_ns).then_some(exit);
+    }
+
     /// Takes over a shim that was found again.
     pub(crate) async fn adopt_found(&mut self, shim: Shim, status: &Status) {
         match Connection::new(shim) {
@@ -1272,6 +1380,7 @@ impl Owner {
 
     fn adopt_running(&mut self, pid: u32, started_ns: i64) {
         self.pid = pid;
+        self.running_since = Some(Instant::now());
         if self.spec.config.stdin_once
             && let Some(shim) = &mut self.shim
         {
@@ -1362,6 +1471,7 @@ impl Owner {
         if !(restarting || always || self.wants_restart(exit)) {
             return;
         }
+        self.resuming = true;
         if self.restart_at.is_none() && self.apply(StateEvent::Rearm).is_ok() {
             self.restart_at = Some(Instant::now() + Duration::from_millis(self.backoff_ms));
             self.publish();
@@ -1505,6 +1615,7 @@ fn view(shown: Shown<'_>) -> Container {
         pid,
         error: life.error.clone(),
         error_code: life.error_code,
+        failed_to_run: life.failed_to_run,
         restart_count: life.restart_count,
         endpoints: life.endpoints.clone(),
         health: life.health.clone(),

@@ -147,7 +147,7 @@ impl Owner {
         if request.cmd.is_empty() {
             return Err(EngineError::Invalid("No exec command specified".to_owned()));
         }
-        let command = request.cmd.join(" ");
+        let command = shown(&request.cmd);
         self.core.execs.put(Exec {
             id: id.clone(),
             container: self.id,
@@ -197,6 +197,14 @@ impl Owner {
         if self.life.state == State::Paused {
             return Err(EngineError::Paused(self.id));
         }
+        let folder = &exec.request.working_dir;
+        if !folder.is_empty() && !folder.starts_with('/') {
+            self.exec_over(id, 128);
+            return Err(EngineError::StartFailed {
+                text: "Cwd must be an absolute path".to_owned(),
+                exit_code: 128,
+            });
+        }
         let (named, by) = self.core.named_as(&self.spec, self.id)?;
         let hostname = translate::hostname(&named, by);
         let request = &exec.request;
@@ -238,7 +246,7 @@ impl Owner {
             .map_err(|e| EngineError::step("start the exec", e.kind(), e))?;
         self.core.execs.change(id, |exec| exec.running = true);
         self.execs.running.push(id.to_owned());
-        let command = request.cmd.join(" ");
+        let command = shown(&request.cmd);
         self.event(
             format!("exec_start: {command}"),
             [("execID", id.to_owned())],
@@ -266,6 +274,8 @@ impl Owner {
     pub(super) fn exec_failed(&mut self, id: &str, failure: &StartFailure) {
         let error = start_failed(failure);
         let code = match &error {
+            // Docker looks the user up itself, and has this code for its own failures.
+            EngineError::StartFailed { text, .. } if text.starts_with("unable to find ") => 126,
             EngineError::StartFailed { exit_code, .. } => *exit_code,
             _ => 126,
         };
@@ -331,11 +341,24 @@ impl Owner {
     }
 }
 
+/// A command as events have it: the blank behind the program is there without arguments too, as in
+/// Docker.
+fn shown(cmd: &[String]) -> String {
+    let (program, arguments) = cmd
+        .split_first()
+        .map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    format!("{program} {}", arguments.join(" "))
+}
+
 /// Docker's exit codes for a program that could not be started.
 pub(super) fn start_failed(failure: &StartFailure) -> EngineError {
+    let text = failure.text.as_str();
     let exit_code = match failure.kind {
         FailureKind::NotFound => 127,
         FailureKind::NotExecutable => 126,
+        FailureKind::Other if text.ends_with("no such file or directory") => 127,
+        FailureKind::Other if text.ends_with("permission denied") => 126,
+        FailureKind::Other if text.ends_with("not a directory") => 126,
         FailureKind::Other => 128,
     };
     EngineError::StartFailed {

@@ -76,7 +76,7 @@ async fn pull_all(
     told: mpsc::Sender<Transfer>,
 ) -> Result<()> {
     let reference = image::parse(&request.reference)?;
-    let hosts = &core.registries;
+    let hosts = &core.reloadable.registries();
     let auth = credential(&request.auth);
     let failed = |error| refused(error, &reference);
     let registry = Registry::open(hosts, reference.domain(), &auth).map_err(failed)?;
@@ -497,7 +497,7 @@ pub(crate) async fn look(core: &Arc<Core>, request: PullRequest) -> Result<Remot
     let reference = image::parse(&request.reference)?.with_default_tag();
     let failed = |error| refused(error, &reference);
     let auth = credential(&request.auth);
-    let registry = Registry::open(&core.registries, reference.domain(), &auth);
+    let registry = Registry::open(&core.reloadable.registries(), reference.domain(), &auth);
     let repository = registry
         .map_err(failed)?
         .repository(reference.path(), Access::Pull);

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
-use hull_model::limits::{TRANSFERS_MAX, UPLOADS_MAX};
 use hull_model::{Digest, ErrorKind};
 use hull_registry::{Access, Error, Pieces, Registry, Repository, Source, Uploaded};
 use hull_storage::Blob;
@@ -86,7 +85,8 @@ async fn push_all(
         });
     }
     let auth = credential(&request.auth);
-    let registry = Registry::open(&core.registries, reference.domain(), &auth).map_err(failed)?;
+    let registry =
+        Registry::open(&core.reloadable.registries(), reference.domain(), &auth).map_err(failed)?;
     let repository = registry.repository(reference.path(), Access::Push);
     let one = Push {
         core,
@@ -126,11 +126,7 @@ impl Push<'_> {
         let layer = |id: &Digest| record.layers.iter().find(|layer| layer.diff_id == *id);
         let layers: Vec<LayerRef> = diff_ids.iter().filter_map(layer).cloned().collect();
         let sends: Vec<_> = layers.into_iter().map(|layer| self.layer(layer)).collect();
-        let places = match self.core.config.uploads_max {
-            0 => UPLOADS_MAX,
-            asked => asked.min(TRANSFERS_MAX),
-        };
-        let mut sending = stream::iter(sends).buffer_unordered(places);
+        let mut sending = stream::iter(sends).buffer_unordered(self.core.reloadable.uploads_max());
         while let Some(sent) = sending.next().await {
             sent?;
         }

@@ -112,7 +112,7 @@ fn registry(core: &Core, address: &str, auth: &RegistryAuth) -> Result<Registry>
     } else {
         domain
     };
-    Registry::open(&core.registries, domain, &credential(auth)).map_err(failed)
+    Registry::open(&core.reloadable.registries(), domain, &credential(auth)).map_err(failed)
 }
 
 /// Shows a credential to a registry; returns the token that stands for it, if it gives one.
@@ -136,7 +136,8 @@ pub(crate) async fn search(
         _ => ("index.docker.io", term),
     };
     let credential = credential(auth);
-    let registry = Registry::open(&core.registries, domain, &credential).map_err(failed)?;
+    let registry =
+        Registry::open(&core.reloadable.registries(), domain, &credential).map_err(failed)?;
     let found = registry.search(term, limit).await.map_err(failed)?;
     Ok(found.to_vec())
 }

@@ -43,17 +43,32 @@ impl Drop for Running {
 #[derive(Debug)]
 pub(crate) struct Transfers {
     running: Mutex<HashMap<(Digest, Digest), Weak<Running>>>,
-    places: Arc<Semaphore>,
+    places: Mutex<Arc<Semaphore>>,
+}
+
+/// So many transfers at the same time; 0: the usual number.
+fn places(count: usize) -> Arc<Semaphore> {
+    let count = if count == 0 { DOWNLOADS_MAX } else { count };
+    Arc::new(Semaphore::new(count.min(TRANSFERS_MAX)))
 }
 
 impl Transfers {
     /// With so many places; 0: the usual number.
-    pub(crate) fn new(places: usize) -> Self {
-        let places = if places == 0 { DOWNLOADS_MAX } else { places };
+    pub(crate) fn new(count: usize) -> Self {
         Self {
             running: Mutex::default(),
-            places: Arc::new(Semaphore::new(places.min(TRANSFERS_MAX))),
+            places: Mutex::new(places(count)),
         }
+    }
+
+    /// Another number of places, for transfers that begin from now on.
+    pub(crate) fn resize(&self, count: usize) {
+        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places(count);
+    }
+
+    fn places(&self) -> Arc<Semaphore> {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.clone()
     }
 
     /// Joins the transfer of a layer, or begins it.
@@ -68,7 +83,7 @@ impl Transfers {
         }
         let step = LayerStep::Queued;
         let (standing, receiver) = watch::channel(Standing { step, end: None });
-        let (core, places) = (core.clone(), self.places.clone());
+        let (core, places) = (core.clone(), self.places());
         let digest = wanted.digest;
         let task = tokio::spawn(async move {
             let report = |step: LayerStep| report(&standing, step);

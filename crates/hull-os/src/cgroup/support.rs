@@ -290,7 +290,9 @@ impl Support {
         ];
         for (wanted, available, name, title) in rows {
             let Some(parsed) = parse_list(wanted) else {
-                return Err(Refused(format!("Invalid value {wanted} for cpuset {name}")));
+                return Err(Refused(format!(
+                    "Invalid value {wanted} for cpuset {name}: invalid format: {wanted}"
+                )));
             };
             let known = parse_list(available).unwrap_or_default();
             let inside = |range: &(u32, u32)| (range.0..=range.1).all(|n| contains(&known, n));
@@ -511,7 +513,7 @@ mod tests {
                 cpuset_cpus: "1-".to_owned(),
                 ..none.clone()
             },
-            "Invalid value 1- for cpuset cpus",
+            "Invalid value 1- for cpuset cpus: invalid format: 1-",
         );
         refused(
             &Limits {

@@ -7,15 +7,27 @@ use crate::error::Error;
 
 /// Ports that one range may span: all there are.
 const PORTS_MAX: usize = 65_536;
+/// What a change may begin with.
+const INSTRUCTIONS: [&str; 11] = [
+    "CMD",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "HEALTHCHECK",
+    "LABEL",
+    "ONBUILD",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
 /// What is wrong with a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeFault {
     /// An instruction that is not a change of the configuration.
-    #[error(
-        "it is not one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR"
-    )]
+    #[error("it is no change of a configuration")]
     Instruction,
     /// An instruction without anything behind it.
     #[error("it has no argument")]
@@ -54,6 +66,9 @@ fn apply(config: &mut RunConfig, change: &str) -> Result<(), ChangeFault> {
         .unwrap_or((change, ""));
     let rest = rest.trim();
     let instruction = instruction.to_ascii_uppercase();
+    if !INSTRUCTIONS.contains(&instruction.as_str()) {
+        return Err(ChangeFault::Instruction);
+    }
     if rest.is_empty() && !matches!(instruction.as_str(), "CMD" | "ENTRYPOINT") {
         return Err(ChangeFault::NoArgument);
     }
@@ -93,7 +108,7 @@ fn apply(config: &mut RunConfig, change: &str) -> Result<(), ChangeFault> {
             config.working_dir = format!("{base}/{rest}");
         }
         "HEALTHCHECK" => config.healthcheck = Some(healthcheck(rest)?),
-        _ => return Err(ChangeFault::Instruction),
+        _ => {}
     }
     Ok(())
 }

@@ -51,7 +51,7 @@ impl Command for Commit {
             .query("pause", if self.pause { "1" } else { "0" })
             .query_some("repo", split.map(|(repository, _)| repository))
             .query_some("tag", split.map(|(_, tag)| tag));
-        let call = call.json(&serde_json::json!({}))?;
+        let call = call.json(&serde_json::Value::Null)?;
         let created: Value = call.receive().await?;
         print_line(created.text(&["Id"]))
     }

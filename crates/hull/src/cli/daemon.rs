@@ -1,11 +1,13 @@
 //! The flags of `hull daemon`: those of dockerd, so that what starts one today starts us.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::FromArgMatches;
 use hull_engine::LayerBacking;
 
-use super::arguments::parse_int;
+use super::arguments::{self, parse_int};
 use super::units::{parse_duration, ram_in_bytes};
 
 /// A flag of dockerd that is accepted and changes nothing.
@@ -45,6 +47,9 @@ const NO_RUNTIMES: &str = "containers are started by Hull itself, not by a named
 const ONE_STORAGE: &str = "layers are EROFS files under overlay, the only storage there is";
 const NO_REALTIME: &str = "real-time scheduling of all containers together is not supported";
 const NO_PROXY: &str = "published ports are forwarded by the kernel";
+
+/// Levels of dockerd's log.
+const LOG_LEVELS: [&str; 7] = ["trace", "debug", "info", "warn", "error", "fatal", "panic"];
 
 /// The flags that are not applicable, in the order of their names.
 static IGNORED: &[Ignored] = &[
@@ -94,6 +99,7 @@ static IGNORED: &[Ignored] = &[
         &[],
         "downloads are tried again until their deadline",
     ),
+    value("metrics-addr", &[], "there is no endpoint for metrics yet"),
     value(
         "network-control-plane-mtu",
         &[],
@@ -105,6 +111,16 @@ static IGNORED: &[Ignored] = &[
         "generic resources are not counted",
     ),
     switch("raw-logs", &["false"], "the log has one format"),
+    switch(
+        "selinux-enabled",
+        &["false"],
+        "there are no labels of SELinux yet",
+    ),
+    value(
+        "shutdown-timeout",
+        &["15"],
+        "containers outlive the daemon; each has a stop timeout of its own",
+    ),
     Ignored {
         short: Some('s'),
         ..value(
@@ -122,6 +138,50 @@ static IGNORED: &[Ignored] = &[
     switch("userland-proxy", &["false", "true"], NO_PROXY),
     value("userland-proxy-path", &[], NO_PROXY),
 ];
+
+/// Where the daemon's options come from: its command line, and the file that it names or ours.
+#[derive(Debug)]
+pub(crate) struct Configuration {
+    parser: clap::Command,
+    words: Vec<OsString>,
+}
+
+impl Configuration {
+    /// `parser` knows every flag, `words` are those of the command line.
+    pub(crate) fn new(parser: clap::Command, words: Vec<OsString>) -> Self {
+        Self { parser, words }
+    }
+
+    /// Reads all, again at each call: the file may have changed.
+    ///
+    /// # Errors
+    /// A sentence, in dockerd's words where it is about the file.
+    pub(crate) fn read(&self) -> Result<DaemonOptions, String> {
+        let flags = self.parse(self.words.clone())?;
+        let mut file = crate::config_file::read(&self.parser, &flags)?;
+        let mut warnings = std::mem::take(&mut file.warnings);
+        let matches = self.parse([file.words, self.words.clone()].concat())?;
+        let mut options =
+            DaemonOptions::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+        options.ignored.warnings.append(&mut warnings);
+        options.check()?;
+        Ok(options)
+    }
+
+    fn parse(&self, words: Vec<OsString>) -> Result<clap::ArgMatches, String> {
+        let words = std::iter::once(OsString::from("hull")).chain(words);
+        let matches = self.parser.clone().try_get_matches_from(words);
+        matches.map_err(|error| {
+            let place = arguments::Place {
+                parser: &self.parser,
+                path: "daemon",
+                usage: "[OPTIONS]",
+            };
+            let message = arguments::failure(&error, &place, "").message;
+            message.lines().next().unwrap_or_default().to_owned()
+        })
+    }
+}
 
 /// Options of `hull daemon`.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -215,21 +275,12 @@ pub(crate) struct DaemonOptions {
     /// Set no-new-privileges by default for new containers
     #[arg(long)]
     pub(crate) no_new_privileges: bool,
-    /// Enable selinux support
-    #[arg(long)]
-    pub(crate) selinux_enabled: bool,
     /// Set the oom_score_adj for the daemon
     #[arg(long, value_name = "int", value_parser = parse_int)]
     pub(crate) oom_score_adjust: Option<i64>,
     /// User/Group setting for user namespaces
     #[arg(long, value_name = "string")]
     pub(crate) userns_remap: Option<String>,
-    /// Set the default shutdown timeout
-    #[arg(long, value_name = "int", default_value = "15", value_parser = parse_int)]
-    pub(crate) shutdown_timeout: i64,
-    /// Set address and port to serve the metrics api on
-    #[arg(long, value_name = "string")]
-    pub(crate) metrics_addr: Option<String>,
     /// Only verify the configuration and end
     #[arg(long)]
     pub(crate) validate: bool,
@@ -377,6 +428,27 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 impl DaemonOptions {
+    /// What a parser of one flag does not see.
+    fn check(&self) -> Result<(), String> {
+        if let Some(label) = self.label.iter().find(|label| !label.contains('=')) {
+            return Err(format!("bad attribute format: {label}"));
+        }
+        if !LOG_LEVELS.contains(&self.log_level.as_str()) {
+            return Err(format!("invalid logging level: {}", self.log_level));
+        }
+        let counts = [
+            ("downloads", self.max_concurrent_downloads),
+            ("uploads", self.max_concurrent_uploads),
+        ];
+        match counts
+            .iter()
+            .find(|(_, count)| count.is_some_and(|count| count < 0))
+        {
+            Some((what, Some(count))) => Err(format!("invalid max concurrent {what}: {count}")),
+            _ => Ok(()),
+        }
+    }
+
     /// What was asked for and is not done, one sentence each.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.ignored.warnings
@@ -431,7 +503,7 @@ impl clap::FromArgMatches for IgnoredOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{Args, FromArgMatches};
+    use clap::Args;
 
     fn parse(words: &[&str]) -> DaemonOptions {
         let command = DaemonOptions::augment_args(clap::Command::new("daemon"));

@@ -86,9 +86,10 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 pub(crate) use container::Ulimit;
-pub(crate) use daemon::DaemonOptions;
+pub(crate) use daemon::{Configuration, DaemonOptions};
 use failure::Failure;
 use session::{GlobalOptions, Session, warn_line};
+pub(crate) use tree::nearest;
 use tree::{Action, Entry};
 
 /// A command of the client.
@@ -100,6 +101,11 @@ pub(crate) trait Command: clap::Args + Sized {
 
     /// Runs it to its end.
     async fn run(self, session: &Session) -> Result<(), Failure>;
+}
+
+/// Says something to the person who started us, beside what a command prints.
+pub(crate) fn say(text: &str) {
+    warn_line(text);
 }
 
 /// Runs what the arguments of this process ask for.
@@ -174,15 +180,11 @@ fn run_entry(
     globals: GlobalOptions,
 ) -> Result<ExitCode, Failure> {
     let parser = tree::parser(entry, path);
-    let Some(matches) = parsed(parser, words, path, entry.usage)? else {
+    let Some(matches) = parsed(parser.clone(), words.clone(), path, entry.usage)? else {
         return Ok(ExitCode::SUCCESS);
     };
     match entry.action {
-        Action::Daemon => {
-            let options = <DaemonOptions as clap::FromArgMatches>::from_arg_matches(&matches)
-                .map_err(|error| Failure::new(error.to_string()))?;
-            Ok(crate::daemon::run(options))
-        }
+        Action::Daemon => Ok(crate::daemon::run(Configuration::new(parser, words))),
         Action::Client(run) => {
             // One thread: a command waits for the engine most of its time, and starts fast.
             let runtime = tokio::runtime::Builder::new_current_thread()

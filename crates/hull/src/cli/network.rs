@@ -1,5 +1,8 @@
 //! `hull network`: list, create, connect, disconnect and remove networks.
 
+use std::net::IpAddr;
+
+use hull_engine::api::Subnet;
 use hull_model::egress::EGRESS_LABEL;
 use serde_json::json;
 
@@ -153,6 +156,34 @@ pub(crate) struct NetworkCreate {
     name: String,
 }
 
+impl NetworkCreate {
+    /// Each gateway and range is to be in one of the subnets; what cannot be read is the engine's to
+    /// refuse.
+    fn check_pools(&self) -> Result<(), Failure> {
+        let subnets: Option<Vec<Subnet>> =
+            self.subnet.iter().map(|text| text.parse().ok()).collect();
+        let Some(subnets) = subnets else {
+            return Ok(());
+        };
+        let address = |text: &str| text.split('/').next()?.parse::<IpAddr>().ok();
+        let is_outside = |text: &str| {
+            let inside = |address: IpAddr, subnet: &Subnet| {
+                address.is_ipv4() == subnet.address().is_ipv4()
+                    && Subnet::containing(address, subnet.prefix_length()) == *subnet
+            };
+            address(text).is_some_and(|address| !subnets.iter().any(|s| inside(address, s)))
+        };
+        for (what, given) in [("range", &self.ip_range), ("gateway", &self.gateway)] {
+            if let Some(text) = given.iter().find(|text| is_outside(text)) {
+                return Err(Failure::new(format!(
+                    "no matching subnet for {what} {text}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Command for NetworkCreate {
     const USAGE: &str = "[OPTIONS] NETWORK";
     const ABOUT: &str = "Create a network";
@@ -163,6 +194,7 @@ impl Command for NetworkCreate {
                 "every ip-range or gateway must have a corresponding subnet",
             ));
         }
+        self.check_pools()?;
         let map = |pairs: &[(String, String)]| -> serde_json::Map<String, serde_json::Value> {
             pairs
                 .iter()

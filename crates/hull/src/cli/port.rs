@@ -43,6 +43,12 @@ impl Command for Port {
             lines.sort_by_key(|line| port_number(line));
             return lines.iter().try_for_each(|line| print_line(line));
         };
+        let number = wanted.split('/').next().unwrap_or_default();
+        if let Err(reason) = super::arguments::parse_uint16(number) {
+            return Err(Failure::new(format!(
+                "Error: invalid port ({wanted}): {reason}"
+            )));
+        }
         let key = if wanted.contains('/') {
             wanted.clone()
         } else {

@@ -419,13 +419,18 @@ pub(super) fn unknown(group_name: &str, name: &str) -> Failure {
             top.chain(GROUPS.iter().map(|group| group.name)).collect()
         }
     };
-    let nearest = names
+    arguments::unknown_command(group_name, name, nearest(name, names))
+}
+
+/// The word that was probably meant.
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distances = known
         .into_iter()
-        .map(|known| (distance(known, name), known))
-        .min();
+        .map(|known| (distance(known, name), known));
     // A third of the letters may be wrong: more is another word.
+    let nearest = distances.min();
     let nearest = nearest.filter(|(distance, known)| *distance * 3 <= known.len().max(3));
-    arguments::unknown_command(group_name, name, nearest.map(|(_, known)| known))
+    nearest.map(|(_, known)| known)
 }
 
 /// How many letters have to be changed, added or removed to get from one word to the other.

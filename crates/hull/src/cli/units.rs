@@ -187,10 +187,11 @@ pub(crate) fn api_timestamp(text: &str) -> Result<String, String> {
             timestamp.subsec_nanosecond()
         )
     };
-    if let Ok(ago) = parse_duration(text) {
+    // A bare zero is the beginning of time, and a time ago is counted in whole seconds, as by docker.
+    if let Some(ago) = parse_duration(text).ok().filter(|_| text != "0") {
         let then = jiff::Timestamp::now().as_nanosecond() - i128::from(ago);
         let then = jiff::Timestamp::from_nanosecond(then).map_err(|error| error.to_string())?;
-        return Ok(seconds(then));
+        return Ok(then.as_second().to_string());
     }
     if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
         return Ok(seconds(timestamp));

@@ -130,9 +130,10 @@ impl Command for VolumeCreate {
             .iter()
             .filter_map(|label| parse::pair(label).ok())
             .collect();
+        let options = (!self.opt.is_empty()).then(|| map(self.opt));
         let body = json!({
             "Name": self.name.unwrap_or_default(), "Driver": self.driver,
-            "DriverOpts": map(self.opt), "Labels": map(labels),
+            "DriverOpts": options, "Labels": map(labels),
         });
         let client = session.client().await?;
         let created: Value = client

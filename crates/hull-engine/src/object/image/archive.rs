@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::platform::{self, parse_platform};
 use super::sweep::{Scope, sweep};
 use super::table::{Tables, platform_of};
-use super::{add, event, key_of, parse, storage_error};
+use super::{add, event, key_of, parse, storage_error, tell_names};
 use crate::api::{ImportRequest, Progress};
 use crate::clock::{now_ns, rfc3339};
 use crate::core::Core;
@@ -143,7 +143,7 @@ pub(crate) async fn download(core: &Core, address: &str) -> Result<Box<dyn Read 
         true => address.to_owned(),
         false => format!("http://{address}"),
     };
-    let pieces = hull_registry::download(&core.registries, &address).await;
+    let pieces = hull_registry::download(&core.reloadable.registries(), &address).await;
     let pieces = pieces.map_err(|error| {
         let cause = match &error {
             hull_registry::Error::Refused { status, .. } => format!("status {status}"),
@@ -200,12 +200,10 @@ pub(crate) async fn import(
     };
     drop(importing);
     match &added {
-        Ok(id) => event(
-            core,
-            "import",
-            id,
-            reference.as_ref().map(Reference::familiar),
-        ),
+        Ok(id) => {
+            tell_names(core, id, reference.as_slice());
+            event(core, "import", id, None);
+        }
         Err(_) => sweep(core, Scope::All).await?,
     }
     added
@@ -214,7 +212,7 @@ pub(crate) async fn import(
 fn import_options(request: &ImportRequest) -> Result<ImportOptions> {
     let mut config = RunConfig::default();
     apply_changes(&mut config, &request.changes)
-        .map_err(|error| EngineError::step("apply the changes", error.kind(), error))?;
+        .map_err(|error| EngineError::Invalid(error.to_string()))?;
     let platform = request
         .platform
         .as_deref()
@@ -249,6 +247,7 @@ pub(crate) async fn save(
         }
     }
     let job = core.clone();
+    let ids: Vec<Digest> = images.iter().map(|(image, _)| image.id).collect();
     core.jobs
         .run(Pool::Disk, move || {
             let saved: Vec<SavedImage<'_>> = images
@@ -258,7 +257,9 @@ pub(crate) async fn save(
             job.storage.save(&saved, writer)
         })
         .await?
-        .map_err(storage_error("write the archive"))
+        .map_err(storage_error("write the archive"))?;
+    ids.iter().for_each(|id| event(core, "save", id, None));
+    Ok(())
 }
 
 /// The images that a name means, and the names that they are saved under: a repository without a

@@ -124,14 +124,18 @@ pub(crate) async fn add_from(
             tables.tags.insert(key_of(name), tagged);
         }
     }
-    // The digest of what was fetched or sent is no tag.
-    for name in names.iter().filter(|name| name.digest().is_none()) {
-        event(core, "tag", &id, Some(name.familiar()));
-    }
     if let Some(goes) = goes {
         sweep::sweep(core, sweep::Scope::of(&goes)).await?;
     }
     Ok(id)
+}
+
+/// Tells of the names that an image was made with: of those that came with a pull or an archive Docker
+/// does not tell.
+pub(crate) fn tell_names(core: &Core, id: &Digest, names: &[Reference]) {
+    for name in names {
+        event(core, "tag", id, Some(name.familiar()));
+    }
 }
 
 /// What a name is in the table: with a digest, a tag beside it does not count.

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use hull_model::Digest;
+use hull_model::event::Subject;
 use hull_storage::Hasher;
 
 use super::sweep::{Scope, sweep};
@@ -225,6 +226,7 @@ pub(crate) async fn prune(
         true => 0,
         false => before.saturating_sub(super::usage(core).await?.total),
     };
+    core.events.publish_prune(Subject::Image, freed);
     Ok((removals, freed))
 }
 

@@ -244,12 +244,7 @@ pub(crate) async fn prune(
             freed += bytes;
         }
     }
-    core.events.publish(
-        Subject::Volume,
-        "prune",
-        "",
-        [("reclaimed".to_owned(), freed.to_string())].into(),
-    );
+    core.events.publish_prune(Subject::Volume, freed);
     Ok((gone, freed))
 }
 

@@ -118,6 +118,21 @@ pub(super) fn is_true(value: &Value) -> bool {
     }
 }
 
+/// Objects that are structures in docker's client, whose fields Go prints without their names.
+const STRUCTURES: [[&str; 2]; 2] = [["Name", "MaximumRetryCount"], ["Type", "Config"]];
+
+/// The fields of a structure, in the order that Go prints them.
+fn fields_of(members: &[(String, Value)]) -> Option<[&Value; 2]> {
+    let field = |name: &str| {
+        members
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value)
+    };
+    let mut known = STRUCTURES.iter().filter(|_| members.len() == 2);
+    known.find_map(|[first, second]| Some([field(first)?, field(second)?]))
+}
+
 /// A value as Go prints it.
 pub(super) fn display(value: &Value) -> String {
     match value {
@@ -129,6 +144,11 @@ pub(super) fn display(value: &Value) -> String {
         Value::List(items) => {
             let words: Vec<String> = items.iter().map(display_inner).collect();
             format!("[{}]", words.join(" "))
+        }
+        Value::Object(members) if fields_of(members).is_some() => {
+            let fields = fields_of(members).into_iter().flatten();
+            let words: Vec<String> = fields.map(display_inner).collect();
+            format!("{{{}}}", words.join(" "))
         }
         Value::Object(members) => {
             let mut words: Vec<(&String, String)> = members
