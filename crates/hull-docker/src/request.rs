@@ -60,6 +60,13 @@ impl Call {
             .resolve(self.name().trim_start_matches('/'))?)
     }
 
+    /// Whether docker-compose 1 asks. It speaks the newest version of the API that we have, and
+    /// fails where images no longer show what they showed in its time.
+    pub(crate) fn is_compose1(&self) -> bool {
+        let agent = self.request.headers().get(http::header::USER_AGENT);
+        agent.is_some_and(|agent| agent.as_bytes().starts_with(b"docker-compose/1."))
+    }
+
     /// Whether the client can take over the connection.
     pub(crate) fn wants_upgrade(&self) -> bool {
         self.request.headers().contains_key(UPGRADE)

@@ -161,7 +161,7 @@ pub(super) async fn inspect(call: Call) -> Answer {
         manifests: call.query.flag("manifests") && call.minor >= MINOR_DESCRIPTOR,
         descriptor: call.minor >= MINOR_DESCRIPTOR,
         shared: false,
-        container_config: call.minor < MINOR_NO_CONTAINER_CONFIG,
+        container_config: call.minor < MINOR_NO_CONTAINER_CONFIG || call.is_compose1(),
     };
     if platform.is_some() && asked.manifests {
         return Err(ApiError::invalid(
