@@ -563,6 +563,7 @@ mod tests {
                     }
                     MountKind::Volume { name, no_copy, .. } => format!("volume {name:?} {no_copy}"),
                     MountKind::Tmpfs { .. } => "tmpfs".to_owned(),
+                    MountKind::Image { .. } => "image".to_owned(),
                 };
                 format!("{kind} on {} ro={}", mount.destination, mount.readonly)
             }
