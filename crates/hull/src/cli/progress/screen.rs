@@ -170,11 +170,6 @@ mod tests {
             "{drawn:?}"
         );
         assert!(drawn.ends_with("50B/100B\x1b[2B\r"), "{drawn:?}");
-        assert_eq!(
-            screen.row("a", "Downloading", Some((51, 100))),
-            "",
-            "too soon"
-        );
         assert!(
             screen
                 .row("a", "Downloading", Some((100, 100)))
