@@ -277,7 +277,8 @@ impl Shim {
             id: self.id.short(),
         };
         let init = self.init.as_ref().ok_or_else(not_running)?;
-        if self.has_guest && signal != hull_model::signal::KILL {
+        // Also SIGKILL: what the process has written is completed on its disk before its machine ends.
+        if self.has_guest {
             return self.send(&Request::Signal { signal }, &[]);
         }
         match process::pidfd_send_signal(init.as_fd(), signal) {

@@ -28,7 +28,7 @@ use crate::serve::Task;
 use crate::stdio::{self, Stdio};
 
 /// How long the guest may take to complete its disk after its process ended.
-const SETTLE_MS_MAX: u64 = 10_000;
+const SETTLE_MS_MAX: u64 = 8_000;
 /// Bytes of the console and of QEMU's complaints that are kept for a message.
 const CONSOLE_BYTES_MAX: usize = 2048;
 /// Address of the name server in the network namespace of QEMU.
@@ -295,12 +295,21 @@ impl Machine {
         )
     }
 
-    /// Passes a request on.
+    /// Passes a request on. A guest that does not let its process be killed is ended.
     pub(crate) fn pass(&mut self, request: &Request) {
+        if let Request::Signal {
+            signal: libc::SIGKILL,
+        } = request
+        {
+            if !self.is_up {
+                return self.kill();
+            }
+            self.begin_to_settle();
+        }
         self.channel.send(Kind::Request, 0, &request.encode());
     }
 
-    /// The process ended: from now on only its disk is waited for.
+    /// The process ended, or is to: from now on only its disk is waited for.
     pub(crate) fn begin_to_settle(&mut self) {
         self.settled_by
             .get_or_insert_with(|| Instant::now() + Duration::from_millis(SETTLE_MS_MAX));
@@ -319,6 +328,14 @@ impl Machine {
             stream.break_off();
         }
         self.streams.clear();
+    }
+
+    /// Ends QEMU where its time is over.
+    pub(crate) fn end_in_time(&self) {
+        let is_late = |by: &Instant| *by <= Instant::now();
+        if self.settled_by.as_ref().is_some_and(is_late) && !self.is_done {
+            self.kill();
+        }
     }
 
     /// Ends QEMU.

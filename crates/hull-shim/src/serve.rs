@@ -205,6 +205,7 @@ impl Server {
             let mut said = Vec::new();
             if let Some(machine) = &mut self.machine {
                 machine.turn(&fds, buffer, &mut said);
+                machine.end_in_time();
             }
             self.hear_requests(&fds, buffer);
             self.accept(&fds);
