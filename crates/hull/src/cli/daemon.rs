@@ -536,6 +536,7 @@ mod tests {
                 "--add-runtime",
                 "--containerd",
                 "--exec-opt",
+                "--shutdown-timeout",
                 "--storage-driver"
             ]
         );
