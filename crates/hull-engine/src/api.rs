@@ -617,7 +617,7 @@ pub struct NetworkSpec {
     /// Address pools, at most one per family for bridges.
     pub pools: Vec<NetworkPool>,
     /// Options of address management; only carried.
-    pub ipam_options: BTreeMap<String, String>,
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// Options of the driver, as given.
     pub options: BTreeMap<String, String>,
     /// Free text by key.
@@ -661,7 +661,7 @@ pub struct NetworkRequest {
     /// Address management; empty: `default`.
     pub ipam_driver: String,
     /// Its options.
-    pub ipam_options: BTreeMap<String, String>,
+    pub ipam_options: Option<BTreeMap<String, String>>,
     /// Subnets.
     pub pools: Vec<PoolRequest>,
     /// Options of the driver.

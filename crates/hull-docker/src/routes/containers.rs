@@ -337,7 +337,8 @@ pub(super) async fn inspect(call: Call) -> Answer {
     let sizes = sizes(&call, id).await?;
     let egress = call.engine().containers().egress(&container).await;
     let shown = Inspect::show(&container, sizes, egress);
-    if call.minor < MINOR_ALIASES_AS_GIVEN {
+    // From its first start on.
+    if call.minor < MINOR_ALIASES_AS_GIVEN && container.started_ns != 0 {
         return json(&shown.with_own_aliases(&container));
     }
     json(&shown)

@@ -95,8 +95,8 @@ impl Shown {
             enable_ipv6: spec.ipv6,
             ipam: Ipam {
                 driver: "default",
-                // Clients send an empty one; the predefined networks never had any.
-                options: (!network.predefined).then(|| spec.ipam_options.clone()),
+                // Some clients send an empty one, some none, and read what they sent.
+                options: spec.ipam_options.clone(),
                 config: spec.pools.iter().map(ShownPool::of).collect(),
             },
             internal: spec.internal,
@@ -273,7 +273,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
         ipv4: body.enable_ipv4.unwrap_or(true),
         ipv6: body.enable_ipv6.unwrap_or(false),
         ipam_driver: ipam.driver.0,
-        ipam_options: from_text_map(ipam.options),
+        ipam_options: ipam.options.map(|options| from_text_map(Some(options))),
         pools: ipam
             .config
             .unwrap_or_default()

@@ -44,7 +44,10 @@ pub(super) fn take_configuration(
     }
     let is_empty = request.pools.is_empty()
         && request.labels.is_empty()
-        && request.ipam_options.is_empty()
+        && request
+            .ipam_options
+            .as_ref()
+            .is_none_or(std::collections::BTreeMap::is_empty)
         && !request.ipv6;
     if !is_empty {
         return denied(
