@@ -1,6 +1,7 @@
 //! `hull system verify`, `shutdown` and `dial-stdio`.
 
 use std::io;
+use std::os::fd::AsFd as _;
 
 use super::Command;
 use super::failure::Failure;
@@ -92,7 +93,7 @@ impl Command for DialStdio {
 
 /// Passes our input to the socket, and what comes from it to our output, until the engine closes.
 fn relay<S>(
-    mut from_engine: S,
+    from_engine: S,
     mut to_engine: S,
     end: impl FnOnce(&S) -> io::Result<()> + Send + 'static,
 ) -> Result<(), Failure>
@@ -101,10 +102,28 @@ where
 {
     // Its end is not awaited: our input may stay open when the engine has said all.
     std::thread::spawn(move || {
-        let copied = io::copy(&mut io::stdin().lock(), &mut to_engine);
-        copied.and_then(|_| end(&to_engine))
+        let passed = pass(io::stdin().lock(), &mut to_engine);
+        passed.and_then(|()| end(&to_engine))
     });
-    let mut output = io::stdout().lock();
-    io::copy(&mut from_engine, &mut output)?;
-    Ok(io::Write::flush(&mut output)?)
+    // Not through `io::stdout`, which keeps back what follows the last line break: the end of an
+    // answer that the other side waits for.
+    let output = std::fs::File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    Ok(pass(from_engine, output)?)
+}
+
+/// Bytes that are passed on at once.
+const PIECE: usize = 64 << 10;
+
+/// What `io::copy` does, but never by splice: that holds the lock of a pipe while it waits for the
+/// socket, and sshd, which has the pipe's other end, would wait with it.
+fn pass(mut from: impl io::Read, mut to: impl io::Write) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(length) => to.write_all(&piece[..length])?,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! One HTTP/1.1 connection to the engine, and what it becomes when a stream takes it over.
 
 use std::io;
+use std::pin::Pin;
 use std::process::Stdio;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -113,5 +115,39 @@ fn over_ssh(
     let (output, input) = ends.ok_or_else(|| io::Error::other("ssh has no streams"))?;
     // It ends with its streams; when this program ends before, they close.
     tokio::spawn(async move { child.wait().await });
-    Ok(tokio::io::join(output, input))
+    Ok(tokio::io::join(output, Input(Some(input))))
+}
+
+/// The input of ssh. Closed by shutdown, as a socket is, which a pipe of tokio is not: what reads to
+/// the end on the other side would wait for ever.
+struct Input(Option<tokio::process::ChildStdin>);
+
+impl Input {
+    fn open(self: Pin<&mut Self>) -> io::Result<Pin<&mut tokio::process::ChildStdin>> {
+        let open = self.get_mut().0.as_mut().map(Pin::new);
+        open.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl tokio::io::AsyncWrite for Input {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.open()?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.open() {
+            Ok(open) => open.poll_flush(context),
+            Err(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A pipe has nothing buffered.
+        self.get_mut().0 = None;
+        Poll::Ready(Ok(()))
+    }
 }
