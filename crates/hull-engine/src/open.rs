@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hull_model::id::SandboxId;
+use hull_model::limits::STOP_TIMEOUT_S;
 use hull_model::state::State;
 
 use crate::EngineConfig;
@@ -18,7 +20,7 @@ use crate::events::Events;
 use crate::jobs::{Jobs, Pool};
 use crate::names::Changes;
 use crate::network::Network;
-use crate::object::container::Request;
+use crate::object::container::{Handle, Request};
 use crate::object::exec::ExecTable;
 use crate::object::image::{self, ImageTable};
 use crate::object::registry::Registry;
@@ -194,41 +196,19 @@ pub(crate) fn facts(core: &Core) -> Facts {
     }
 }
 
-/// Stops all containers in reverse start order, then removes what the host need not keep.
+/// Stops all containers, each with its own patience and all at once, as Docker does: a host that goes
+/// down does not wait for their sum. Then removes what the host need not keep.
 pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
-    let mut running: Vec<_> = core
-        .containers
-        .handles()
-        .into_iter()
-        .filter(|(_, handle)| handle.snapshot.borrow().state.is_live())
-        .collect();
-    running.sort_by_key(|(_, handle)| std::cmp::Reverse(handle.snapshot.borrow().started_ns));
+    let mut stops = tokio::task::JoinSet::new();
+    for (id, handle) in core.containers.handles() {
+        if handle.snapshot.borrow().state.is_live() {
+            stops.spawn(async move { (id, shut_down(id, &handle).await) });
+        }
+    }
     let mut first_failure = Ok(());
-    for (id, handle) in running {
-        let container = handle.snapshot.borrow().clone();
-        let patience = container
-            .spec
-            .config
-            .stop_timeout_s
-            .unwrap_or(10)
-            .clamp(0, 3600);
-        let stop = async {
-            handle.ask(|reply| Request::Shutdown { reply }).await?;
-            let condition = WaitCondition::NotRunning;
-            let end = handle
-                .ask(|reply| Request::Wait { condition, reply })
-                .await?;
-            drop(end.over().await);
-            Ok(())
-        };
-        let limit = Duration::from_secs(patience.unsigned_abs()) + SHUTDOWN_GRACE;
-        let stopped = tokio::time::timeout(limit, stop).await.unwrap_or_else(|_| {
-            Err(EngineError::Unavailable(format!(
-                "container {} did not end",
-                id.short()
-            )))
-        });
-        if let Err(error) = stopped {
+    while let Some(stopped) = stops.join_next().await {
+        // A task that panicked has told it; its container counts below as one that has not ended.
+        if let Ok((id, Err(error))) = stopped {
             tracing::error!(container = %id.short(), error = %error.chain(), "shutdown");
             first_failure = first_failure.and(Err(error));
         }
@@ -255,6 +235,28 @@ pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
         first_failure = first_failure.and(removed.and_then(|result| result));
     }
     first_failure
+}
+
+/// Asks one container to end, and waits as long as it may take.
+async fn shut_down(id: SandboxId, handle: &Handle) -> Result<()> {
+    let patience = handle.snapshot.borrow().spec.config.stop_timeout_s;
+    let patience = patience.unwrap_or(STOP_TIMEOUT_S).clamp(0, 3600);
+    let stop = async {
+        handle.ask(|reply| Request::Shutdown { reply }).await?;
+        let condition = WaitCondition::NotRunning;
+        let end = handle
+            .ask(|reply| Request::Wait { condition, reply })
+            .await?;
+        drop(end.over().await);
+        Ok(())
+    };
+    let limit = Duration::from_secs(patience.unsigned_abs()) + SHUTDOWN_GRACE;
+    tokio::time::timeout(limit, stop).await.unwrap_or_else(|_| {
+        Err(EngineError::Unavailable(format!(
+            "container {} did not end",
+            id.short()
+        )))
+    })
 }
 
 /// Removes our parent cgroup, unless something of somebody else's is below it.

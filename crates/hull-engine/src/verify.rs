@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hull_model::state::State;
 
@@ -11,18 +12,34 @@ use crate::error::Result;
 use crate::jobs::Pool;
 use crate::object::volume;
 
-/// A sentence for each difference.
+/// Longest that the kernel is given to take down links and groups of containers that just ended,
+/// and the pause between two looks.
+const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A sentence for each difference. What is only on its way passes by itself and is none.
 pub(crate) async fn verify(core: &Arc<Core>) -> Result<Vec<String>> {
-    let mut problems = Vec::new();
-    objects(core, &mut problems);
+    let mut problems = look(core).await?;
+    let until = Instant::now() + SETTLE;
+    while !problems.is_empty() && Instant::now() < until {
+        tokio::time::sleep(SETTLE_PAUSE).await;
+        let again = look(core).await?;
+        problems.retain(|problem| again.contains(problem));
+    }
     let job = core.clone();
     let found = core.jobs.run(Pool::Disk, move || bytes(&job)).await?;
     problems.extend(found);
     Ok(problems)
 }
 
+async fn look(core: &Arc<Core>) -> Result<Vec<String>> {
+    let job = core.clone();
+    core.jobs.run(Pool::Disk, move || objects(&job)).await
+}
+
 /// Containers against sandboxes, cgroups and files.
-fn objects(core: &Core, problems: &mut Vec<String>) {
+fn objects(core: &Core) -> Vec<String> {
+    let mut problems = Vec::new();
     let containers = core.containers.snapshots();
     for container in &containers {
         let running = matches!(container.state, State::Running | State::Paused);
@@ -53,7 +70,8 @@ fn objects(core: &Core, problems: &mut Vec<String>) {
         }
     }
     problems.extend(core.network.differences(&containers));
-    leftovers(core, problems);
+    leftovers(core, &mut problems);
+    problems
 }
 
 /// What has no container. Containers come and go meanwhile, so those count that were there before

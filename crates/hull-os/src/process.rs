@@ -315,10 +315,22 @@ pub fn sealed_copy(name: &CStr, bytes: &[u8], executable: bool) -> io::Result<Ow
     let mut file = std::fs::File::from(fd);
     io::Write::write_all(&mut file, bytes)?;
     let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
-    // SAFETY: integers only.
-    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into())?;
-    Ok(file.into())
+    let mut looks = SEAL_LOOKS;
+    loop {
+        // SAFETY: integers only.
+        let sealed =
+            check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into());
+        match sealed {
+            // Something of the kernel's own still holds a page that was just written.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && looks > 0 => looks -= 1,
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(file.into()),
+        }
+    }
 }
+
+/// How often a seal is tried again that the kernel calls busy; each time it waits a while itself.
+const SEAL_LOOKS: u32 = 20;
 
 fn memfd(name: &CStr, flags: libc::c_uint) -> io::Result<OwnedFd> {
     // SAFETY: the name is NUL-terminated and outlives the call.
