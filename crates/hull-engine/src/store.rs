@@ -449,10 +449,12 @@ mod tests {
             .await
             .expect("commit");
         drop(store);
-        let (_store, contents) = Store::open(&root).expect("open again");
+        let (store, contents) = Store::open(&root).expect("open again");
         assert_eq!(contents.containers, vec![(id, b"spec".to_vec())]);
         assert_eq!(contents.states, vec![(id, b"a".to_vec())]);
         assert!(contents.tags.is_empty());
+        // The writer keeps its reserve before it takes anything.
+        store.commit(Vec::new()).await.expect("commit");
         std::fs::remove_dir_all(&root).expect("clean up");
     }
 }

@@ -605,17 +605,21 @@ fn make_parents(hierarchy: &Hierarchy, path: &str) -> io::Result<()> {
 }
 
 /// A group of v1's cpuset takes no process before it has processors and memory nodes: those of its
-/// parent.
+/// parent, which another process may have made just now and given none yet.
 fn inherit_cpuset(hierarchy: &Hierarchy, path: &str) -> io::Result<()> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let file = format!("{path}/{name}");
         if !read(&hierarchy.dir, &file)?.trim().is_empty() {
             continue;
         }
-        let parent = path
-            .rsplit_once('/')
-            .map_or_else(String::new, |(parent, _)| format!("{parent}/"));
-        let value = read(&hierarchy.dir, &format!("{parent}{name}"))?;
+        let above = match path.rsplit_once('/') {
+            Some((parent, _)) => {
+                inherit_cpuset(hierarchy, parent)?;
+                format!("{parent}/{name}")
+            }
+            None => name.to_owned(),
+        };
+        let value = read(&hierarchy.dir, &above)?;
         write(&hierarchy.dir, &file, value.trim())?;
     }
     Ok(())
