@@ -530,13 +530,14 @@ pub(super) async fn remove(call: Call) -> Answer {
 /// `/parent/alias`, a link of the old kind.
 async fn remove_link(call: &Call) -> Answer {
     let name = call.name().trim_matches('/');
+    let containers = call.engine().containers();
     let Some((parent, alias)) = name.split_once('/') else {
+        containers.resolve(name)?;
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "Conflict, cannot remove the default link name of the container",
         ));
     };
-    let containers = call.engine().containers();
     containers
         .unlink(containers.resolve(parent)?, alias)
         .await?;
