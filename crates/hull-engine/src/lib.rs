@@ -191,10 +191,19 @@ impl Engine {
         open::facts(&self.0)
     }
 
-    /// What machines run on (`kvm` or `tcg`), why, and the release of the kernel that they boot.
-    pub fn machine_support(&self) -> (&'static str, String, Option<String>) {
-        let (verdict, kernel) = machine::support(&self.0);
-        (verdict.accelerator.word(), verdict.reason, kernel)
+    /// What machines run on (`kvm` or `tcg`), why, and the release of the kernel that they boot. The
+    /// first time after a boot a probe guest runs for this.
+    ///
+    /// # Errors
+    /// When too much waits already.
+    pub async fn machine_support(&self) -> Result<(&'static str, String, Option<String>)> {
+        let job = self.0.clone();
+        let found = self
+            .0
+            .jobs
+            .run(jobs::Pool::Kernel, move || machine::support(&job));
+        let (verdict, kernel) = found.await?;
+        Ok((verdict.accelerator.word(), verdict.reason, kernel))
     }
 
     /// Facts for figures of containers.
@@ -216,8 +225,8 @@ impl Engine {
         verify::verify(&self.0).await
     }
 
-    /// Stops every container for a shutdown of the host, in reverse start order; their wish to
-    /// run again is kept. Then removes bridge, table and layer mounts.
+    /// Stops every container for a shutdown of the host, all at once; their wish to run again is
+    /// kept. Then removes bridge, table and layer mounts.
     ///
     /// # Errors
     /// The first failure; the rest is done all the same.

@@ -128,16 +128,21 @@ pub(crate) fn encode_process(process: &Process) -> Result<Vec<u8>, Error> {
     if let Some(mask) = process.umask {
         ProcessStep::Umask(mask).encode(&mut w);
     }
+    encode_streams(process, &mut w);
+    Ok(w.finish())
+}
+
+/// The steps on which a process's streams depend.
+pub(crate) fn encode_streams(process: &Process, w: &mut Writer) {
     if let Some((rows, cols)) = process.tty {
-        ProcessStep::Terminal(rows, cols).encode(&mut w);
+        ProcessStep::Terminal(rows, cols).encode(w);
     }
     ProcessStep::Stdin(match process.stdin {
         Stdin::Closed => process::Stdin::Closed,
         Stdin::Open => process::Stdin::Open,
         Stdin::Once => process::Stdin::Once,
     })
-    .encode(&mut w);
-    Ok(w.finish())
+    .encode(w);
 }
 
 impl<'a> Encoder<'a> {

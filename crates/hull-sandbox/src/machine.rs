@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use hull_os::namespace::Kinds;
 use hull_plan::frame::{self, Guest};
 use hull_plan::plan::{self, Step, streams};
-use hull_plan::process::{self, ProcessStep};
+use hull_plan::process::ProcessStep;
 
-use crate::encode::{Encoded, Encoder, Host, encode_process, path, text};
+use crate::encode::{Encoded, Encoder, Host, encode_process, encode_streams, path, text};
 use crate::error::Error;
 use crate::spec::{
     Attachment, DeviceNode, Lowers, Mount, MountKind, MountOptions, Namespace, Namespaces, Process,
@@ -146,15 +146,7 @@ pub(crate) fn encode<'a>(
 /// What of a process its streams depend on.
 fn stdio(process: &Process) -> Vec<u8> {
     let mut w = hull_plan::codec::Writer::default();
-    if let Some((rows, cols)) = process.tty {
-        ProcessStep::Terminal(rows, cols).encode(&mut w);
-    }
-    ProcessStep::Stdin(match process.stdin {
-        Stdin::Closed => process::Stdin::Closed,
-        Stdin::Open => process::Stdin::Open,
-        Stdin::Once => process::Stdin::Once,
-    })
-    .encode(&mut w);
+    encode_streams(process, &mut w);
     w.finish()
 }
 

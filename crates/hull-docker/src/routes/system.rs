@@ -91,6 +91,7 @@ pub(super) async fn version(call: Call) -> Answer {
 
 pub(super) async fn info(call: Call) -> Answer {
     let facts = call.engine().facts();
+    let machines = machines(&call).await?;
     let containers = call.engine().containers().list();
     let count = |test: fn(&State) -> bool| containers.iter().filter(|c| test(&c.state)).count();
     let (running, paused) = (
@@ -106,7 +107,7 @@ pub(super) async fn info(call: Call) -> Answer {
         "ContainersStopped": containers.len() - running - paused,
         "Images": call.engine().images().list().len(),
         "Driver": STORAGE_DRIVER,
-        "DriverStatus": [["Layers", facts.layer_backing], ["Machines", machines(&call)]],
+        "DriverStatus": [["Layers", facts.layer_backing], ["Machines", machines]],
         "CgroupDriver": "cgroupfs",
         "CgroupVersion": facts.cgroup_version.to_string(),
         "NCPU": facts.cpus,
@@ -192,12 +193,12 @@ fn settings(call: &Call) -> Value {
 }
 
 /// Whether containers can be machines here, on what, and why.
-fn machines(call: &Call) -> String {
-    let (accelerator, reason, kernel) = call.engine().machine_support();
-    match kernel {
+async fn machines(call: &Call) -> Result<String, ApiError> {
+    let (accelerator, reason, kernel) = call.engine().machine_support().await?;
+    Ok(match kernel {
         Some(kernel) => format!("{accelerator} ({reason}), kernel {kernel}"),
         None => format!("{accelerator} ({reason}), no kernel: see hull vm kernel import"),
-    }
+    })
 }
 
 fn registry_config(call: &Call) -> Value {
