@@ -130,6 +130,9 @@ fn is_token(letter: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn bearer(realm: &str, service: &str, scope: &str) -> Challenge {
@@ -180,5 +183,50 @@ mod tests {
             );
         }
         assert_eq!(parse(&"Basic,".repeat(HEADER_BYTES_MAX)), []);
+    }
+
+    /// As the fuzz target: what a stranger sends costs no more than what it sent.
+    fn check(header: &str, name: &str) {
+        let found = parse(header);
+        assert!(found.len() <= HEADER_BYTES_MAX, "{name}");
+        for challenge in found {
+            if let Challenge::Bearer {
+                realm,
+                service,
+                scope,
+            } = challenge
+            {
+                let size = realm.len() + service.len() + scope.len();
+                assert!(size <= HEADER_BYTES_MAX, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_input_of_the_corpus_is_challenges_or_none() {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+        if !checkout.exists() {
+            eprintln!("skip every_input_of_the_corpus_is_challenges_or_none: no checkout here");
+            return;
+        }
+        let corpus = checkout.join("../../fuzz/corpus/challenge");
+        let mut replayed = 0;
+        for entry in fs::read_dir(corpus).expect("the corpus is there") {
+            let path = entry.expect("an input").path();
+            let bytes = fs::read(&path).expect("it is read");
+            let header = String::from_utf8_lossy(&bytes);
+            let name = path.display().to_string();
+            check(&header, &name);
+            // Cut off anywhere, and with a letter that means something anywhere.
+            for (at, _) in header.char_indices() {
+                let (before, behind) = header.split_at(at);
+                check(before, &name);
+                for letter in ["\"", "=", ",", "\\", " "] {
+                    check(&format!("{before}{letter}{behind}"), &name);
+                }
+            }
+            replayed += 1;
+        }
+        assert!(replayed > 0, "the corpus is empty");
     }
 }

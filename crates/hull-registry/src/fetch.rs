@@ -38,6 +38,12 @@ pub struct Fetched {
     pub digest: Digest,
 }
 
+/// The tags under which cosign keeps a manifest's signatures, attestations and lists of contents in a
+/// registry that is not asked for referrers.
+pub fn cosign_tags(manifest: &Digest) -> [String; 3] {
+    ["sig", "att", "sbom"].map(|kind| format!("sha256-{}.{kind}", manifest.hex()))
+}
+
 #[derive(Deserialize)]
 struct Tags {
     tags: Option<Vec<String>>,

@@ -33,7 +33,7 @@ mod url;
 pub use auth::Credential;
 pub use download::download;
 pub use error::{Error, Reason, Result};
-pub use fetch::{Fetched, MANIFEST_BYTES_MAX, MANIFEST_TYPES, TAGS_MAX};
+pub use fetch::{Fetched, MANIFEST_BYTES_MAX, MANIFEST_TYPES, TAGS_MAX, cosign_tags};
 pub use hosts::{Hosts, HostsError, Proxies, RegistryOptions};
 pub use push::{Referrer, Source, Uploaded};
 pub use registry::{Access, Login, Registry, Repository};

@@ -2,9 +2,11 @@
 //! with it, and never what makes a pull fail: an image without them is whole.
 //!
 //! ```text
-//!  fetch   the registry's list for manifest and index, and what the index itself names for it
+//!  fetch   the registry's list for manifest and index, what the index itself names for it,
+//!          and cosign's tags of both
 //!            └─▶ each manifest with its blobs, within limits ─▶ Origin
 //!  send    blobs ─▶ manifest by digest ─▶ (older registries) the index under a tag
+//!          a tag of cosign's only where there is none: it may say more there by now
 //! ```
 
 use std::collections::HashSet;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use hull_model::Digest;
 use hull_registry::{Fetched, Referrer, Repository};
 use hull_storage::image::{DOCUMENT_BYTES_MAX, Descriptor, Index, MANIFEST_TYPES, Manifest};
@@ -55,16 +58,26 @@ pub(crate) async fn fetch(
         }
     }
     let mut bytes_left = ALL_BYTES_MAX;
+    let subjects = subjects(manifest, indexes);
     let kept = async {
-        for wanted in list(repository, manifest, indexes).await {
-            match keep(core, repository, &wanted, &mut bytes_left).await {
-                Ok(blobs) => {
-                    origin.referrers.push(wanted.digest);
+        let listed = list(repository, manifest, indexes, &subjects);
+        let (listed, tagged) = tokio::join!(listed, tagged(repository, &subjects));
+        let named = listed
+            .into_iter()
+            .map(|entry| (None, entry.digest.to_string()));
+        let tagged = tagged.into_iter().map(|tag| (Some(tag.clone()), tag));
+        for (tag, reference) in named.chain(tagged) {
+            match keep(core, repository, &reference, &mut bytes_left).await {
+                Ok((digest, blobs)) => {
+                    match tag {
+                        Some(tag) => origin.tags.push((tag, digest)),
+                        None => origin.referrers.push(digest),
+                    }
                     origin.blobs.extend(blobs);
                 }
                 Err(error) => {
                     let error = error.chain();
-                    tracing::info!(referrer = %wanted.digest, error, "a referrer is not kept");
+                    tracing::info!(referrer = reference, error, "a referrer is not kept");
                 }
             }
         }
@@ -77,8 +90,34 @@ pub(crate) async fn fetch(
     origin
 }
 
+/// What may be referred to: the manifest, and the index that is at the top.
+fn subjects(manifest: &Digest, indexes: &[Fetched]) -> Vec<Digest> {
+    let top = indexes.first().map(|top| top.digest);
+    top.into_iter().chain([*manifest]).collect()
+}
+
+/// Cosign's tags that there are: one question each, all at once.
+async fn tagged(repository: &Repository, subjects: &[Digest]) -> Vec<String> {
+    let tags = subjects.iter().flat_map(hull_registry::cosign_tags);
+    let asked = tags.map(|tag| async {
+        let there = repository.has_manifest(&tag).await;
+        there
+            .unwrap_or_else(|error| {
+                tracing::info!(tag, %error, "a registry does not say whether it has a tag");
+                false
+            })
+            .then_some(tag)
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
 /// Which there are, each once.
-async fn list(repository: &Repository, manifest: &Digest, indexes: &[Fetched]) -> Vec<Descriptor> {
+async fn list(
+    repository: &Repository,
+    manifest: &Digest,
+    indexes: &[Fetched],
+    subjects: &[Digest],
+) -> Vec<Descriptor> {
     let mut found: Vec<Descriptor> = Vec::new();
     let entries = |bytes: &[u8]| {
         let index: Option<Index> = serde_json::from_slice(bytes).ok();
@@ -89,12 +128,7 @@ async fn list(repository: &Repository, manifest: &Digest, indexes: &[Fetched]) -
         let belongs = |entry: &Descriptor| entry.annotations.get(REFERS_TO) == Some(&subject);
         found.extend(entries(&index.bytes).into_iter().filter(belongs));
     }
-    for subject in indexes
-        .first()
-        .map(|top| &top.digest)
-        .into_iter()
-        .chain([manifest])
-    {
+    for subject in subjects {
         match repository.referrers(subject).await {
             Ok(listed) => found.extend(listed.iter().flat_map(|listed| entries(&listed.bytes))),
             Err(error) => tracing::info!(%subject, %error, "referrers are not listed"),
@@ -109,16 +143,15 @@ async fn list(repository: &Repository, manifest: &Digest, indexes: &[Fetched]) -
     found
 }
 
-/// Brings one in; returns its blobs.
+/// Brings one in, by digest or tag; returns its digest and its blobs.
 async fn keep(
     core: &Arc<Core>,
     repository: &Repository,
-    wanted: &Descriptor,
+    reference: &str,
     bytes_left: &mut u64,
-) -> Result<Vec<Digest>> {
-    let fetched = repository.manifest(&wanted.digest.to_string()).await;
-    let fetched = fetched.map_err(failed)?;
-    let manifest = parse(&fetched.bytes, &wanted.digest)?;
+) -> Result<(Digest, Vec<Digest>)> {
+    let fetched = repository.manifest(reference).await.map_err(failed)?;
+    let manifest = parse(&fetched.bytes, &fetched.digest)?;
     let mut blobs = Vec::new();
     for part in parts(&manifest) {
         *bytes_left = bytes_left.checked_sub(part.size).ok_or_else(|| {
@@ -130,7 +163,7 @@ async fn keep(
     }
     put(core, fetched.bytes.to_vec()).await?;
     blobs.push(fetched.digest);
-    Ok(blobs)
+    Ok((fetched.digest, blobs))
 }
 
 async fn put(core: &Arc<Core>, bytes: Vec<u8>) -> Result<()> {
@@ -164,20 +197,38 @@ fn parts(manifest: &Manifest) -> impl Iterator<Item = &Descriptor> {
 /// Sends all that an image has.
 pub(crate) async fn send(core: &Arc<Core>, repository: &Repository, origin: &Origin) -> Result<()> {
     for digest in &origin.referrers {
-        let bytes = read(core, *digest).await?;
-        let manifest = parse(&bytes, digest)?;
-        for part in parts(&manifest) {
-            if !repository.has_blob(&part.digest).await.map_err(failed)? {
-                let blob = Bytes::from(read(core, part.digest).await?);
-                let put = repository.put_blob(&part.digest, blob);
-                put.await.map_err(failed)?;
-            }
+        let (referrer, bytes) = send_parts(core, repository, digest).await?;
+        let put = repository.put_referrer(&referrer, bytes);
+        put.await.map_err(failed)?;
+    }
+    for (tag, digest) in &origin.tags {
+        if repository.has_manifest(tag).await.map_err(failed)? {
+            continue;
         }
-        let referrer = describe(&manifest, digest, bytes.len() as u64);
-        let put = repository.put_referrer(&referrer, Bytes::from(bytes));
+        let (referrer, bytes) = send_parts(core, repository, digest).await?;
+        let put = repository.put_manifest(tag, &referrer.media_type, bytes);
         put.await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Sends the blobs of one; returns what remains to be sent.
+async fn send_parts(
+    core: &Arc<Core>,
+    repository: &Repository,
+    digest: &Digest,
+) -> Result<(Referrer, Bytes)> {
+    let bytes = read(core, *digest).await?;
+    let manifest = parse(&bytes, digest)?;
+    for part in parts(&manifest) {
+        if !repository.has_blob(&part.digest).await.map_err(failed)? {
+            let blob = Bytes::from(read(core, part.digest).await?);
+            let put = repository.put_blob(&part.digest, blob);
+            put.await.map_err(failed)?;
+        }
+    }
+    let referrer = describe(&manifest, digest, bytes.len() as u64);
+    Ok((referrer, Bytes::from(bytes)))
 }
 
 fn describe(manifest: &Manifest, digest: &Digest, size: u64) -> Referrer {

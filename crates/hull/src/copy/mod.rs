@@ -33,8 +33,6 @@ const DEPTH_MAX: usize = 4;
 const ENTRIES_MAX: usize = 1024;
 /// Blobs on their way at the same time.
 const BLOBS_AT_ONCE: usize = 3;
-/// Tags under which cosign keeps what belongs to an image: `sha256-<hex>.sig`.
-const COSIGN_SUFFIXES: [&str; 3] = ["sig", "att", "sbom"];
 
 /// Why a copy ended.
 #[derive(Debug, thiserror::Error)]
@@ -241,8 +239,7 @@ impl<'a> Copy<'a> {
     ) -> Pin<Box<dyn Future<Output = Result<()>> + 'b>> {
         Box::pin(async move {
             let listed = self.from.referrers(subject).await?;
-            let tags = COSIGN_SUFFIXES.map(|suffix| format!("sha256-{}.{suffix}", subject.hex()));
-            for tag in tags {
+            for tag in hull_registry::cosign_tags(subject) {
                 if let Some(fetched) = self.from.tagged(&tag).await? {
                     self.children(&fetched, 0).await?;
                     let kind = media_type(&fetched)?;

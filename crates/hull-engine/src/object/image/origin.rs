@@ -20,6 +20,9 @@ pub(crate) struct Origin {
     /// Manifests of signatures, lists of contents and the like.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) referrers: Vec<Digest>,
+    /// The same where they are found by a tag alone, as cosign does it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tags: Vec<(String, Digest)>,
     /// All blobs of index and referrers, themselves included.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) blobs: Vec<Digest>,
@@ -30,10 +33,14 @@ impl Origin {
     pub(super) fn or_before(self, before: Option<&Origin>) -> Origin {
         match before {
             // A load or commit of what is there says nothing new.
-            Some(before) if self.index.is_none() && self.referrers.is_empty() => Origin {
-                parent: self.parent.or(before.parent),
-                ..before.clone()
-            },
+            Some(before)
+                if self.index.is_none() && self.referrers.is_empty() && self.tags.is_empty() =>
+            {
+                Origin {
+                    parent: self.parent.or(before.parent),
+                    ..before.clone()
+                }
+            }
             Some(before) => Origin {
                 parent: self.parent.or(before.parent),
                 ..self
