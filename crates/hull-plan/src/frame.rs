@@ -102,6 +102,9 @@ pub fn put(bytes: &mut Vec<u8>, kind: Kind, stream: u32, payload: &[u8]) {
 #[derive(Debug)]
 pub struct Inbox {
     bytes: Vec<u8>,
+    /// Up to here they have been taken. They are moved once per [`Inbox::push`], not per frame: many small
+    /// frames would cost the square of their number.
+    taken: usize,
     payload_max: usize,
 }
 
@@ -110,12 +113,15 @@ impl Inbox {
     pub fn new(payload_max: usize) -> Inbox {
         Inbox {
             bytes: Vec::new(),
+            taken: 0,
             payload_max,
         }
     }
 
     /// Adds what came.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -125,7 +131,8 @@ impl Inbox {
     /// When it is of no known kind or claims to be too long: nothing that follows can be understood.
     pub fn take(&mut self) -> Result<Option<Frame>, Malformed> {
         let malformed = Malformed { what: "frame" };
-        let Some((header, rest)) = self.bytes.split_at_checked(HEADER_BYTES) else {
+        let waiting = &self.bytes[self.taken..];
+        let Some((header, rest)) = waiting.split_at_checked(HEADER_BYTES) else {
             return Ok(None);
         };
         let mut reader = Reader::new(header, "frame");
@@ -138,9 +145,9 @@ impl Inbox {
             return Ok(None);
         };
         let payload = payload.to_vec();
-        self.bytes.drain(..HEADER_BYTES + length);
-        if self.bytes.is_empty() {
-            self.bytes = Vec::new();
+        self.taken += HEADER_BYTES + length;
+        if self.taken == self.bytes.len() {
+            (self.bytes, self.taken) = (Vec::new(), 0);
         }
         Ok(Some(Frame {
             kind,
@@ -257,6 +264,27 @@ mod tests {
                 ]
             );
         }
+    }
+
+    #[test]
+    fn a_piece_may_end_anywhere_in_a_frame() {
+        let mut inbox = Inbox::new(16);
+        let mut bytes = Vec::new();
+        for number in 0..1000 {
+            put(&mut bytes, Kind::Data, number, b"x");
+        }
+        let mut next = 0;
+        for piece in bytes.chunks(100) {
+            inbox.push(piece);
+            while let Some(frame) = inbox.take().unwrap() {
+                assert_eq!((frame.stream, frame.payload.as_slice()), (next, &b"x"[..]));
+                next += 1;
+            }
+            // What was taken is not kept beyond the next piece.
+            assert!(inbox.bytes.len() - inbox.taken < HEADER_BYTES + 1);
+            assert!(inbox.bytes.len() <= 100 + HEADER_BYTES);
+        }
+        assert_eq!(next, 1000);
     }
 
     #[test]

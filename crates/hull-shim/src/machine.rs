@@ -56,6 +56,8 @@ pub(crate) struct Machine {
     settled_by: Option<Instant>,
     is_done: bool,
     is_up: bool,
+    /// Changes of links that the guest was asked for and has not answered.
+    links_asked: u32,
 }
 
 /// What the guest said, for the one who keeps the tasks.
@@ -112,6 +114,7 @@ impl Machine {
             settled_by: None,
             is_done: false,
             is_up: false,
+            links_asked: 0,
         })
     }
 
@@ -306,7 +309,15 @@ impl Machine {
             }
             self.begin_to_settle();
         }
+        self.links_asked += u32::from(matches!(request, Request::ChangeLinks { .. }));
         self.channel.send(Kind::Request, 0, &request.encode());
+    }
+
+    /// Whether an answer about links is one, and not a guest that talks to the daemon unasked.
+    pub(crate) fn was_asked_for_links(&mut self) -> bool {
+        let was_asked = self.links_asked > 0;
+        self.links_asked = self.links_asked.saturating_sub(1);
+        was_asked
     }
 
     /// The process ended, or is to: from now on only its disk is waited for.

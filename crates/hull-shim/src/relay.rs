@@ -13,10 +13,18 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use hull_os::process::{self, PollFd};
 use hull_os::socket;
-use hull_plan::frame::{self, DATA_BYTES_MAX, Frame, Inbox, Kind, WINDOW_BYTES};
+use hull_plan::frame::{
+    self, DATA_BYTES_MAX, Frame, Inbox, Kind, TO_GUEST_BYTES_MAX, WINDOW_BYTES,
+};
 
 /// Bytes that may wait for the channel before streams are not read any more.
-const OUTBOX_BYTES_MAX: usize = 256 << 10;
+const OUTBOX_BYTES_BEHIND: usize = 256 << 10;
+/// Bytes that may wait at all: the largest frame twice. The other side that makes us answer and never reads
+/// is broken.
+const OUTBOX_BYTES_MAX: usize = 2 * TO_GUEST_BYTES_MAX;
+/// Bytes got rid of before credit for them is given back: a frame for each write would answer a flood of
+/// single bytes by one of credit.
+const CREDIT_BYTES_MIN: u32 = WINDOW_BYTES / 4;
 
 /// The channel itself.
 #[derive(Debug)]
@@ -49,13 +57,20 @@ impl Channel {
 
     /// Queues a frame, and sends what can be sent.
     pub(crate) fn send(&mut self, kind: Kind, stream: u32, payload: &[u8]) {
+        if self.is_broken {
+            return;
+        }
         frame::put(&mut self.outbox, kind, stream, payload);
         self.flush();
+        if self.outbox.len() > OUTBOX_BYTES_MAX {
+            self.is_broken = true;
+            self.outbox = Vec::new();
+        }
     }
 
     /// Whether so much waits that no stream is read.
     pub(crate) fn is_behind(&self) -> bool {
-        self.outbox.len() >= OUTBOX_BYTES_MAX
+        self.outbox.len() >= OUTBOX_BYTES_BEHIND
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -126,6 +141,8 @@ pub(crate) struct Stream {
     sink: Option<OwnedFd>,
     sink_number: u32,
     waiting: Vec<u8>,
+    /// Bytes that were got rid of and not given credit for.
+    owed: u32,
     /// The other side sends no more.
     ended: bool,
 }
@@ -148,6 +165,7 @@ impl Stream {
             sink,
             sink_number,
             waiting: Vec::new(),
+            owed: 0,
             ended: false,
         })
     }
@@ -263,9 +281,10 @@ impl Stream {
             written += self.waiting.len();
             self.waiting = Vec::new();
         }
-        if written > 0 {
-            let count = u32::try_from(written).unwrap_or(0).to_le_bytes();
-            channel.send(Kind::Credit, self.sink_number, &count);
+        self.owed += u32::try_from(written).unwrap_or(0);
+        if self.owed >= CREDIT_BYTES_MIN && !self.ended {
+            channel.send(Kind::Credit, self.sink_number, &self.owed.to_le_bytes());
+            self.owed = 0;
         }
         if self.ended
             && self.waiting.is_empty()
@@ -274,5 +293,55 @@ impl Stream {
             // A socket that is read too stays open for that.
             socket::close_writing(sink.as_fd());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A channel to a side that never reads, and a stream to a reader that takes all.
+    fn to_a_side_that_never_reads() -> (OwnedFd, Channel, Stream) {
+        let (ours, theirs) = socket::stream_pair().unwrap();
+        process::set_nonblocking(ours.as_fd()).unwrap();
+        let null = process::open(hull_os::mount::cwd(), c"/dev/null", libc::O_WRONLY, 0).unwrap();
+        let stream = Stream::new(None, 0, Some(null), 1).unwrap();
+        (theirs, Channel::new(ours, 64), stream)
+    }
+
+    #[test]
+    fn single_bytes_are_not_answered_one_by_one() {
+        let (theirs, mut channel, mut stream) = to_a_side_that_never_reads();
+        let frame = Frame {
+            kind: Kind::Data,
+            stream: 1,
+            payload: vec![b'x'],
+        };
+        let mut buffer = vec![0; 1 << 20];
+        let sent = 4 * CREDIT_BYTES_MIN;
+        for _ in 0..sent {
+            assert!(stream.hear(&frame, &mut channel));
+        }
+        let length = process::read(theirs.as_fd(), &mut buffer).unwrap();
+        let mut inbox = Inbox::new(64);
+        inbox.push(&buffer[..length]);
+        let mut credit = 0;
+        let mut frames = 0;
+        while let Some(frame) = inbox.take().unwrap() {
+            credit += u32::from_le_bytes(frame.payload.try_into().unwrap());
+            frames += 1;
+        }
+        assert_eq!((frames, credit), (4, sent));
+    }
+
+    #[test]
+    fn one_that_never_reads_breaks_the_channel_and_nothing_grows() {
+        let (_theirs, mut channel, _) = to_a_side_that_never_reads();
+        let payload = vec![0; 1 << 20];
+        for _ in 0..64 {
+            channel.send(Kind::Request, 0, &payload);
+            assert!(channel.outbox.len() <= OUTBOX_BYTES_MAX);
+        }
+        assert!(channel.is_broken && channel.is_empty());
     }
 }

@@ -536,7 +536,8 @@ impl Server {
                 self.end_machine(ended);
                 continue;
             }
-            let Some(task) = self.tasks.iter_mut().find(|task| task.pid == pid) else {
+            let is_it = |task: &&mut Task| task.pid == pid && !task.in_guest;
+            let Some(task) = self.tasks.iter_mut().find(is_it) else {
                 continue;
             };
             task.ended = Some((ended, now));
@@ -609,7 +610,12 @@ impl Server {
             Event::ExecStarted { id, .. }
             | Event::ExecFailed { id, .. }
             | Event::ExecExited { id, .. } => Target::Exec(*id),
-            Event::LinksChanged { .. } => return self.tell(&event, &[]),
+            Event::LinksChanged { .. } => {
+                if machine.was_asked_for_links() {
+                    self.tell(&event, &[]);
+                }
+                return;
+            }
             _ => return,
         };
         if matches!(event, Event::Exited(_)) {
@@ -620,10 +626,10 @@ impl Server {
             return;
         };
         match event {
-            Event::Started { .. } => {
+            // A number of the guest's means nothing here, or another process.
+            Event::Started { .. } | Event::ExecStarted { .. } => {
                 (task.pid, task.is_pending) = (machine_pid, false);
             }
-            Event::ExecStarted { pid, .. } => (task.pid, task.is_pending) = (pid, false),
             Event::StartFailed(failure) | Event::ExecFailed { failure, .. } => {
                 task.failure.get_or_insert(failure);
                 task.end(Ended::Code(255));
