@@ -11,6 +11,7 @@
 //! Nothing is packed: unpacking is slow under emulation. Nothing is downloaded that was not asked for
 //! by name.
 
+mod build;
 mod image;
 mod module;
 mod package;
@@ -82,15 +83,36 @@ impl Kernels {
     /// # Errors
     /// When it cannot be read, or cannot boot in a machine of ours.
     pub fn import(&self, source: &str) -> Result<Kernel, Error> {
-        let scratch = self.dir.join(format!(".import-{}", std::process::id()));
-        durable::make_dir_all(&scratch, 0o700).map_err(Error::at("make", &scratch))?;
-        let imported = self.import_with(source, &scratch);
-        let _ = fs::remove_dir_all(&scratch);
-        imported
+        self.in_scratch(|scratch| self.keep(source, package::read(source, scratch)?, scratch))
     }
 
-    fn import_with(&self, source: &str, scratch: &Path) -> Result<Kernel, Error> {
-        let found = package::read(source, scratch)?;
+    /// Builds a kernel of our own configuration and takes it in: from a folder or archive with Linux's source,
+    /// or from the package of that name, whose archive is fetched by apt where it is not installed. `tell`
+    /// hears of each step, since they take minutes.
+    ///
+    /// # Errors
+    /// When a program or package that is needed for it is missing, the source does not know an option that
+    /// images expect, or it cannot be built.
+    pub fn build(&self, source: &str, tell: &dyn Fn(&str)) -> Result<Kernel, Error> {
+        self.in_scratch(|scratch| {
+            let image = build::build(source, scratch, tell)?;
+            let found = package::read(&image.to_string_lossy(), scratch)?;
+            self.keep(&format!("built from {source}"), found, scratch)
+        })
+    }
+
+    fn in_scratch(
+        &self,
+        make: impl FnOnce(&Path) -> Result<Kernel, Error>,
+    ) -> Result<Kernel, Error> {
+        let scratch = self.dir.join(format!(".import-{}", std::process::id()));
+        durable::make_dir_all(&scratch, 0o700).map_err(Error::at("make", &scratch))?;
+        let made = make(&scratch);
+        let _ = fs::remove_dir_all(&scratch);
+        made
+    }
+
+    fn keep(&self, source: &str, found: package::Found, scratch: &Path) -> Result<Kernel, Error> {
         let image = image::unpack(source, &found.image)?;
         let order = module::order(&found.modules, &module::NEEDED);
         let known = |name: &&str| {

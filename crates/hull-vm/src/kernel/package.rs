@@ -59,7 +59,7 @@ fn download(meta: &str, scratch: &Path) -> Result<PathBuf, Error> {
                 "apt does not know it: `apt-get update` may help, or give a .deb file",
             )
         })?;
-    run(&["apt-get", "-qq", "download", package], scratch)?;
+    fetch(package, scratch)?;
     let entries = fs::read_dir(scratch).map_err(Error::at("read", scratch))?;
     let downloaded = entries.flatten().map(|entry| entry.path());
     downloaded
@@ -68,8 +68,17 @@ fn download(meta: &str, scratch: &Path) -> Result<PathBuf, Error> {
         .ok_or_else(|| unusable(package, "apt has not downloaded it"))
 }
 
-/// Runs a program of the host in a folder and returns what it printed.
+/// Has apt fetch a package into a folder.
+pub(super) fn fetch(package: &str, folder: &Path) -> Result<(), Error> {
+    run(&["apt-get", "-qq", "download", package], folder).map(drop)
+}
+
 fn run(words: &[&str], folder: &Path) -> Result<String, Error> {
+    run_for(words, folder, DOWNLOAD_LIMIT)
+}
+
+/// Runs a program of the host in a folder and returns what it printed.
+pub(super) fn run_for(words: &[&str], folder: &Path, limit: Duration) -> Result<String, Error> {
     let at = Error::at("run a program in", folder);
     // A shell only for its working directory, which ours must not change.
     let script = "cd \"$0\" && exec \"$@\"";
@@ -80,7 +89,7 @@ fn run(words: &[&str], folder: &Path) -> Result<String, Error> {
         let argv = hull_os::spawn::words(&argv)?;
         let argv: Vec<_> = argv.iter().map(AsRef::as_ref).collect();
         let env = [c"PATH=/usr/sbin:/usr/bin:/sbin:/bin", c"LC_ALL=C"];
-        hull_os::spawn::run(c"/bin/sh", &argv, &env, DOWNLOAD_LIMIT)
+        hull_os::spawn::run(c"/bin/sh", &argv, &env, limit)
     };
     let output = run().map_err(at)?;
     let text = String::from_utf8_lossy(&output.text).into_owned();
