@@ -76,6 +76,8 @@ pub struct Container {
     pub failed_to_run: bool,
     /// How often the restart policy started it since the last start by hand.
     pub restart_count: u32,
+    /// Memory ran out in its present or last life.
+    pub out_of_memory: bool,
     /// Its networks while it runs, by number.
     pub endpoints: Vec<Endpoint>,
     /// What its health check says; none: it has none, or never ran.

@@ -134,6 +134,17 @@ impl Core {
         action: impl Into<String>,
         facts: [(&str, String); N],
     ) {
+        self.publish_container_with(id, spec, (action.into(), facts), || ());
+    }
+
+    /// Likewise, together with what `show` does.
+    pub(crate) fn publish_container_with<const N: usize>(
+        &self,
+        id: SandboxId,
+        spec: &ContainerSpec,
+        (action, facts): (String, [(&str, String); N]),
+        show: impl FnOnce(),
+    ) {
         let mut attributes: BTreeMap<String, String> = spec.config.labels.clone();
         attributes.insert("image".to_owned(), spec.image_reference.clone());
         attributes.insert("name".to_owned(), spec.name.clone());
@@ -141,8 +152,9 @@ impl Core {
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value));
         attributes.extend(facts);
+        let id = id.to_string();
         self.events
-            .publish(Subject::Container, action, id.to_string(), attributes);
+            .publish_with(Subject::Container, action, id, attributes, show);
     }
 
     /// Publishes what happened to the daemon itself.

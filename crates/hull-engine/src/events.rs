@@ -70,7 +70,19 @@ impl Events {
         id: impl Into<String>,
         attributes: BTreeMap<String, String>,
     ) {
-        let (action, id) = (action.into(), id.into());
+        self.publish_with(subject, action.into(), id.into(), attributes, || ());
+    }
+
+    /// Publishes one event as one with what `show` does: who sees what that shows finds the event
+    /// among the kept ones, and who hears of the event sees what it shows.
+    pub(crate) fn publish_with(
+        &self,
+        subject: Subject,
+        action: String,
+        id: String,
+        attributes: BTreeMap<String, String>,
+        show: impl FnOnce(),
+    ) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let happening = Arc::new(Happening {
             at_ns: now_ns(),
@@ -80,6 +92,7 @@ impl Events {
             attributes,
         });
         log.append(&happening);
+        show();
         // Sent under the lock, so that a subscriber gets each event exactly once. No receiver: fine.
         drop(self.live.send(happening));
     }

@@ -197,6 +197,8 @@ pub enum Event {
     },
     /// A file of the log is full and has a number behind its name now.
     LogRotated,
+    /// The kernel killed something in the cgroup for lack of memory; the container may go on.
+    OutOfMemory,
     /// A request was not understood.
     Refused {
         /// Why.
@@ -228,6 +230,7 @@ mod tag {
     pub(super) const KEPT: u16 = 110;
     pub(super) const LINKS_CHANGED: u16 = 111;
     pub(super) const LOG_ROTATED: u16 = 112;
+    pub(super) const OUT_OF_MEMORY: u16 = 113;
 }
 
 /// Makes a text of a message: without a NUL inside, not too long.
@@ -470,6 +473,7 @@ impl Event {
             }),
             Event::LogDropped { lines } => w.record(tag::LOG_DROPPED, |w| w.u64(*lines)),
             Event::LogRotated => w.record(tag::LOG_ROTATED, |_| ()),
+            Event::OutOfMemory => w.record(tag::OUT_OF_MEMORY, |_| ()),
             Event::Refused { text } => w.record(tag::REFUSED, |w| w.text(text)),
             Event::Kept { keys } => w.record(tag::KEPT, |w| put_keys(w, keys)),
             Event::LinksChanged { number, failure } => w.record(tag::LINKS_CHANGED, |w| {
@@ -531,6 +535,7 @@ impl Event {
             tag::LOG_DROPPED => Event::LogDropped { lines: r.u64()? },
             tag::KEPT => Event::Kept { keys: keys(r)? },
             tag::LOG_ROTATED => Event::LogRotated,
+            tag::OUT_OF_MEMORY => Event::OutOfMemory,
             tag::REFUSED => Event::Refused {
                 text: r.text()?.to_owned(),
             },
@@ -619,6 +624,7 @@ mod tests {
             Event::ExecExited { id, exit },
             Event::LogDropped { lines: 4 },
             Event::LogRotated,
+            Event::OutOfMemory,
             Event::Refused { text: text("why") },
             Event::Kept { keys: vec![5, 6] },
             Event::LinksChanged {

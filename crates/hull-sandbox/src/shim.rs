@@ -80,6 +80,8 @@ pub enum Event {
     },
     /// A file of the log is full and has a number behind its name now.
     LogRotated,
+    /// The kernel killed something in the cgroup for lack of memory; the container may go on.
+    OutOfMemory,
     /// A request was not understood or could not be carried out.
     Refused {
         /// Why.
@@ -450,6 +452,7 @@ fn event_of(event: message::Event) -> Option<Event> {
             failure: failure.to_string_lossy().into_owned(),
         },
         message::Event::LogRotated => Event::LogRotated,
+        message::Event::OutOfMemory => Event::OutOfMemory,
         message::Event::Refused { text } => Event::Refused {
             text: text.to_string_lossy().into_owned(),
         },

@@ -2,10 +2,11 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use hull_os::cgroup::{Group, Hierarchies, Limits};
+use hull_os::cgroup::{Group, Hierarchies, Limits, OomWatch};
+use hull_os::process::PollFd;
 use hull_plan::{Failure, Plan, Step};
 
 use crate::shown;
@@ -74,6 +75,11 @@ impl Cgroup {
         self.0.as_ref().map_or(0, count) > 0
     }
 
+    /// Watches for lack of memory; none where the host has no controller of it.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        self.0.as_ref()?.oom_watch().ok().map(Watch)
+    }
+
     /// Kills everything in it.
     pub(crate) fn kill(&self) {
         if let Some(group) = &self.0 {
@@ -87,6 +93,21 @@ impl Cgroup {
         if let Some(group) = &self.0 {
             let _ = group.remove(deadline(REMOVE_MS_MAX));
         }
+    }
+}
+
+/// Becomes ready when memory ran out.
+#[derive(Debug)]
+pub(crate) struct Watch(OomWatch);
+
+impl Watch {
+    pub(crate) fn interest(&self) -> PollFd {
+        PollFd::new(self.0.as_fd(), self.0.poll_events())
+    }
+
+    /// Whether it did since the last look; an error when the group is gone.
+    pub(crate) fn ran_out(&mut self) -> io::Result<bool> {
+        self.0.ran_out()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The poll loop: streams, ends of processes, requests of daemons.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use hull_os::namespace::Kinds;
@@ -11,7 +11,7 @@ use hull_plan::codec::Writer;
 use hull_plan::message::{self, EXECS_MAX, Event, Exit, KEYS_MAX, Request, StartFailure, Target};
 use hull_plan::{Failure, Process};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Watch};
 use crate::container::{Mapping, change_links, wire};
 use crate::exec::{self, Place};
 use crate::inside::report;
@@ -30,6 +30,8 @@ const FLUSH_MS_MAX: u64 = 2_000;
 const EXECS_END_MS_MAX: u64 = 2_000;
 /// How often dropped lines are reported.
 const DROPPED_REPORT_MS: u64 = 1_000;
+/// How often lack of memory is reported at most.
+const OUT_OF_MEMORY_TOLD_MS: u64 = 1_000;
 
 /// Everything that a shim has.
 #[derive(Debug)]
@@ -41,6 +43,9 @@ pub(crate) struct Server {
     pub(crate) tasks: Vec<Task>,
     pub(crate) log: Log,
     pub(crate) cgroup: Cgroup,
+    /// Open while the first process runs.
+    memory_watch: Option<Watch>,
+    memory_told: Option<Instant>,
     pub(crate) init_pidfd: Option<OwnedFd>,
     /// What the first process is, where it is no ordinary one.
     pub(crate) machine: Option<Machine>,
@@ -174,6 +179,8 @@ impl Server {
             tasks: Vec::new(),
             log: Log::default(),
             cgroup: Cgroup::default(),
+            memory_watch: None,
+            memory_told: None,
             init_pidfd: None,
             machine: None,
             mount_namespace: None,
@@ -212,6 +219,7 @@ impl Server {
             said.into_iter().for_each(|said| self.hear_guest(said));
             self.reap(buffer);
             self.hear_starts(buffer);
+            self.tend_memory(&fds);
             self.tend_log();
             if self.settle() == Turn::Finished {
                 return Ok(());
@@ -243,6 +251,7 @@ impl Server {
             machine.process.sync.iter().for_each(add);
         }
         fds.extend(self.log.interest());
+        fds.extend(self.memory_watch.as_ref().map(Watch::interest));
         let log_is_full = self.log.holds_up();
         if let Some(machine) = &self.machine {
             machine.interests(fds, log_is_full);
@@ -514,6 +523,8 @@ impl Server {
                     let pidfds: Vec<BorrowedFd<'_>> = pidfd.iter().map(AsFd::as_fd).collect();
                     self.tell(&Event::Started { pid, at_ns }, &pidfds);
                     self.init_pidfd = pidfd;
+                    // Behind the answer: nobody waits for it.
+                    self.memory_watch = self.cgroup.watch();
                 }
                 Target::Exec(id) => self.tell(&Event::ExecStarted { id, pid }, &[]),
             }
@@ -616,6 +627,7 @@ impl Server {
                 }
                 return;
             }
+            Event::OutOfMemory => return self.tell_out_of_memory(),
             _ => return,
         };
         if matches!(event, Event::Exited(_)) {
@@ -743,6 +755,29 @@ impl Server {
         }
     }
 
+    fn tend_memory(&mut self, fds: &[PollFd]) {
+        let Some(watch) = &mut self.memory_watch else {
+            return;
+        };
+        if !is_ready_at(fds, watch.interest().descriptor()) {
+            return;
+        }
+        match watch.ran_out() {
+            Ok(true) => self.tell_out_of_memory(),
+            Ok(false) => {}
+            Err(_) => self.memory_watch = None,
+        }
+    }
+
+    /// A container that runs out of memory all the time does not fill the events with it.
+    fn tell_out_of_memory(&mut self) {
+        let pause = Duration::from_millis(OUT_OF_MEMORY_TOLD_MS);
+        if self.memory_told.is_none_or(|told| told.elapsed() >= pause) {
+            self.memory_told = Some(Instant::now());
+            self.tell(&Event::OutOfMemory, &[]);
+        }
+    }
+
     fn tend_log(&mut self) {
         self.log.flush_service();
         self.report_dropped(false);
@@ -821,8 +856,12 @@ pub(crate) fn decode_failure(message: &[u8]) -> Option<StartFailure> {
 }
 
 fn is_ready(fds: &[PollFd], fd: BorrowedFd<'_>) -> bool {
+    is_ready_at(fds, fd.as_raw_fd())
+}
+
+fn is_ready_at(fds: &[PollFd], number: RawFd) -> bool {
     fds.iter()
-        .any(|entry| entry.descriptor() == fd.as_raw_fd() && entry.ready() != 0)
+        .any(|entry| entry.descriptor() == number && entry.ready() != 0)
 }
 
 fn send_to(connection: &OwnedFd, event: &Event) {

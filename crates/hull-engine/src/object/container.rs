@@ -90,6 +90,9 @@ pub(crate) struct StateRecord {
     /// Somebody stopped it: only `always` starts it again with the daemon.
     pub(crate) stopped_by_hand: bool,
     pub(crate) restart_count: u32,
+    /// Memory ran out in this life, which may go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) out_of_memory: bool,
     #[serde(default)]
     pub(crate) error: String,
     #[serde(default)]
@@ -124,6 +127,7 @@ impl StateRecord {
             finished_ns: 0,
             stopped_by_hand: false,
             restart_count: 0,
+            out_of_memory: false,
             error: String::new(),
             error_code: 0,
             failed_to_run: false,
@@ -533,6 +537,7 @@ impl Owner {
                 tracing::warn!(container = %self.id.short(), lines, "log lines were dropped: the disk is full");
             }
             ShimEvent::LogRotated => self.compress_log(),
+            ShimEvent::OutOfMemory => self.on_out_of_memory(),
             ShimEvent::Refused { text } => {
                 tracing::warn!(container = %self.id.short(), text, "the shim refused a request");
             }
@@ -644,6 +649,7 @@ impl Owner {
         self.life.boot_id.clone_from(&self.core.boot_id);
         self.life.error.clear();
         self.life.error_code = 0;
+        self.life.out_of_memory = false;
         self.life.links_changing = false;
         if let Err(error) = self.lease_endpoints() {
             self.undo_start(&error).await;
@@ -663,10 +669,9 @@ impl Owner {
                 self.apply(StateEvent::Ready)?;
                 self.begin_health();
                 self.record_state();
-                self.publish();
                 self.network_events("connect", &self.life.endpoints);
                 volume::tell(&self.core, self.id, &self.spec, true);
-                self.event("start", []);
+                self.publish_with("start", []);
                 Ok(())
             }
             Err(error) => {
@@ -699,8 +704,7 @@ impl Owner {
             tracing::error!(container = %self.id.short(), error = %error.chain(), "undo of a start");
         }
         self.end_life();
-        self.event("die", [("exitCode", code.to_string())]);
-        self.publish();
+        self.publish_with("die", [("exitCode", code.to_string())]);
     }
 
     // ---- end
@@ -740,8 +744,15 @@ impl Owner {
         }
     }
 
+    /// Told at once and not only with the end: a container may lose a process and go on.
+    fn on_out_of_memory(&mut self) {
+        self.life.out_of_memory = true;
+        self.record_state();
+        self.publish_with("oom", []);
+    }
+
     fn tell_death(&self, exit: Exit) {
-        if exit.oom_killed {
+        if exit.oom_killed && !self.life.out_of_memory {
             self.event("oom", []);
         }
         let seconds = exit.at_ns.saturating_sub(self.life.started_ns) / 1_000_000_000;
@@ -1057,8 +1068,7 @@ impl Owner {
             self.resume_health();
         }
         self.record_state();
-        self.publish();
-        self.event(if frozen { "pause" } else { "unpause" }, []);
+        self.publish_with(if frozen { "pause" } else { "unpause" }, []);
         Ok(())
     }
 
@@ -1081,8 +1091,7 @@ impl Owner {
         let old = std::mem::replace(&mut self.record, record).spec.name;
         self.core.containers.free_name(&old, self.id);
         self.spec = Arc::new(self.record.spec.clone());
-        self.publish();
-        self.event("rename", [("oldName", format!("/{old}"))]);
+        self.publish_with("rename", [("oldName", format!("/{old}"))]);
         Ok(())
     }
 
@@ -1525,7 +1534,26 @@ impl Owner {
     }
 
     pub(super) fn publish(&self) {
-        let view = view(Shown {
+        self.snapshot.send_replace(Arc::new(self.shown()));
+        self.core.name_changes.count();
+    }
+
+    /// Publishes the state and what happened as one: who sees the state finds the event, and who
+    /// hears of the event sees the state.
+    pub(super) fn publish_with<const N: usize>(
+        &self,
+        action: impl Into<String>,
+        facts: [(&str, String); N],
+    ) {
+        let view = Arc::new(self.shown());
+        let show = || drop(self.snapshot.send_replace(view));
+        self.core
+            .publish_container_with(self.id, &self.spec, (action.into(), facts), show);
+        self.core.name_changes.count();
+    }
+
+    fn shown(&self) -> Container {
+        view(Shown {
             core: &self.core,
             id: self.id,
             record: &self.record,
@@ -1533,9 +1561,7 @@ impl Owner {
             life: &self.life,
             pid: self.pid,
             execs: self.execs.running(),
-        });
-        self.snapshot.send_replace(Arc::new(view));
-        self.core.name_changes.count();
+        })
     }
 
     pub(super) fn event<const N: usize>(
@@ -1617,6 +1643,7 @@ fn view(shown: Shown<'_>) -> Container {
         error_code: life.error_code,
         failed_to_run: life.failed_to_run,
         restart_count: life.restart_count,
+        out_of_memory: life.out_of_memory,
         endpoints: life.endpoints.clone(),
         health: life.health.clone(),
         ports: life.ports.clone(),

@@ -305,12 +305,13 @@ impl Owner {
         let changed = health.take(result, &check, started_ns);
         let status = health.status;
         self.record_state();
-        self.publish();
+        if changed {
+            self.publish_with(format!("health_status: {}", status.word()), []);
+        } else {
+            self.publish();
+        }
         if self.life.state == State::Running {
             self.arm_health(0);
-        }
-        if changed {
-            self.event(format!("health_status: {}", status.word()), []);
         }
         if changed && status == HealthStatus::Unhealthy {
             self.became_unhealthy();

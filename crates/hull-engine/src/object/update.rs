@@ -44,8 +44,7 @@ impl Owner {
         if self.record.spec.host.restart == RestartPolicy::No {
             self.disarm().await;
         }
-        self.publish();
-        self.event("update", []);
+        self.publish_with("update", []);
         Ok(warnings)
     }
 

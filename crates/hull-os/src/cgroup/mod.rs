@@ -510,10 +510,14 @@ impl Group {
         if memory.is_v2() {
             let path = self.file("memory.events");
             let events = file::open_read(&memory.dir, &path).map_err(explain("open", &path))?;
-            return Ok(OomWatch {
-                fd: events.into(),
+            let mut watch = OomWatch {
+                file: events,
                 poll_events: libc::POLLPRI,
-            });
+                kills: 0,
+            };
+            // Changes are told from the first reading on.
+            watch.ran_out()?;
+            return Ok(watch);
         }
         let path = self.file("memory.oom_control");
         let control = file::open_read(&memory.dir, &path).map_err(explain("open", &path))?;
@@ -526,8 +530,9 @@ impl Group {
             &registration,
         )?;
         Ok(OomWatch {
-            fd,
+            file: fd.into(),
             poll_events: libc::POLLIN,
+            kills: 0,
         })
     }
 }
@@ -535,8 +540,10 @@ impl Group {
 /// A descriptor that becomes ready when a group ran out of memory, or when it is removed.
 #[derive(Debug)]
 pub struct OomWatch {
-    fd: OwnedFd,
+    file: std::fs::File,
     poll_events: i16,
+    /// Version 2: processes killed until the last look.
+    kills: u64,
 }
 
 impl OomWatch {
@@ -545,26 +552,29 @@ impl OomWatch {
         self.poll_events
     }
 
-    /// Makes it wait for the next time.
+    /// Whether memory ran out since the last look; makes it wait for the next time.
     ///
     /// # Errors
     /// When the group is gone.
-    pub fn acknowledge(&self) -> io::Result<()> {
-        let mut file = std::fs::File::from(self.fd.try_clone()?);
+    pub fn ran_out(&mut self) -> io::Result<bool> {
         if self.poll_events == libc::POLLPRI {
-            io::Seek::rewind(&mut file)?;
-            return file.read_to_end(&mut Vec::new()).map(drop);
+            let mut text = String::new();
+            io::Seek::rewind(&mut self.file)?;
+            self.file.read_to_string(&mut text)?;
+            let kills = file::number_of(&text, "oom_kill").unwrap_or(0);
+            return Ok(std::mem::replace(&mut self.kills, kills) < kills);
         }
-        match file.read(&mut [0; 8]) {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => Ok(()),
+        // Version 1 tells before it kills, so there is nothing to count yet.
+        match self.file.read(&mut [0; 8]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            read => read.map(|_| true),
         }
     }
 }
 
 impl AsFd for OomWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.file.as_fd()
     }
 }
 
