@@ -4,6 +4,7 @@
 //! locked, and its flags (coverage, sanitizers, a wrapper) must not end in every container.
 
 use std::env;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,7 +22,9 @@ const FLAGS: &str = "-Ctarget-feature=+crt-static -Crelocation-model=static";
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed=HULL_SHIM");
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // Asked for now: a target folder may have been copied from another checkout.
+    let manifest_dir = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let workspace = Path::new(&manifest_dir).join("../..");
     for source in SOURCES {
         println!(
             "cargo::rerun-if-changed={}",
@@ -62,7 +65,10 @@ fn program(workspace: &Path) -> Result<PathBuf, String> {
 
 #[expect(clippy::disallowed_methods, reason = "a build script runs cargo")]
 fn build(workspace: &Path, target: &str, out_dir: &Path) -> Result<PathBuf, String> {
-    let target_dir = out_dir.join("shim");
+    // By checkout: cargo tells sources of two of them apart by their times alone.
+    let mut checkout = DefaultHasher::new();
+    workspace.hash(&mut checkout);
+    let target_dir = out_dir.join(format!("shim-{:016x}", checkout.finish()));
     let cargo = env::var_os("CARGO").unwrap_or("cargo".into());
     let mut command = std::process::Command::new(cargo);
     command
