@@ -538,6 +538,28 @@ pub struct Facts {
     pub log_driver: String,
 }
 
+/// The processes of a container, in the words of the kernel that runs them: the host's or a guest's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Processes {
+    /// `/proc/uptime`.
+    pub uptime: String,
+    /// `/proc/meminfo`.
+    pub memory: String,
+    /// Each process; of one that ended since it was listed nothing is told.
+    pub list: Vec<ProcessFiles>,
+}
+
+/// What `/proc` has of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessFiles {
+    /// `stat`.
+    pub stat: String,
+    /// `status`.
+    pub status: String,
+    /// `cmdline`.
+    pub command: String,
+}
+
 /// The machine of a container with isolation `vm`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MachineFacts {

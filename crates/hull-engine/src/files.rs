@@ -3,22 +3,27 @@
 //! Each request takes a view of its container (`object/view.rs`) and works on it on a thread of the
 //! pool for files; when the last of them lets go, the mounts are gone.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use hull_model::spec::{ContainerConfig, ContainerSpec, Healthcheck};
+use hull_model::spec::{ContainerConfig, ContainerSpec, Healthcheck, Isolation};
 use hull_model::{Digest, SandboxId};
+use hull_os::entry;
 use hull_storage::image::{self, History, ImageConfig, LayerRef, RunConfig, apply_changes};
 use hull_storage::tree::{self, MakeOptions};
 
 use crate::Containers;
-use crate::api::{ArchiveOptions, CommitRequest, FileChange, PathStat};
+use crate::api::{
+    ArchiveOptions, CommitRequest, Container, FileChange, PathStat, ProcessFiles, Processes,
+};
 use crate::clock::{now_ns, rfc3339};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::machine;
 use crate::object::container::Request;
 use crate::object::create::merge_image;
 use crate::object::image as images;
@@ -28,6 +33,39 @@ use crate::object::view::{FileView, is_seen};
 const INPUT_BYTES: usize = 256 << 10;
 /// Bytes of `/etc/passwd` and `/etc/group` that are looked at.
 const ACCOUNTS_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes of a description of a process: a guest could say any number.
+const DESCRIPTION_BYTES_MAX: u64 = 256 << 10;
+/// Processes that are listed of one guest.
+const PROCESSES_MAX: usize = 10_000;
+
+/// What is in a file of `/proc`, as far as it is told; nothing when it is gone.
+fn read_bounded(path: &std::path::Path) -> Vec<u8> {
+    let mut text = Vec::new();
+    if let Ok(file) = File::open(path) {
+        drop(file.take(DESCRIPTION_BYTES_MAX).read_to_end(&mut text));
+    }
+    text
+}
+
+impl Processes {
+    fn read(proc: &std::path::Path, pids: BTreeSet<u32>) -> Processes {
+        let text = |path: &str| {
+            let bytes = read_bounded(&proc.join(path));
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let described = |pid: u32| ProcessFiles {
+            stat: text(&format!("{pid}/stat")),
+            status: text(&format!("{pid}/status")),
+            command: text(&format!("{pid}/cmdline")),
+        };
+        Processes {
+            uptime: text("uptime"),
+            memory: text("meminfo"),
+            list: pids.into_iter().map(described).collect(),
+        }
+    }
+}
 
 impl Containers<'_> {
     /// What is at a path of a container.
@@ -94,6 +132,44 @@ impl Containers<'_> {
                 .map_err(|e| EngineError::step("export the files", e.kind(), e))
         })
         .await
+    }
+
+    /// The processes of a container as the kernel that runs them describes them.
+    ///
+    /// # Errors
+    /// `NotRunning`.
+    pub async fn processes(&self, id: SandboxId) -> Result<Processes> {
+        let container = self.inspect(id)?;
+        if !container.state.is_live() {
+            return Err(EngineError::NotRunning(id));
+        }
+        let view = match container.spec.host.isolation {
+            Isolation::Container => None,
+            Isolation::Vm => {
+                let handle = self.handle(id)?;
+                Some(handle.ask(|reply| Request::View { reply }).await?)
+            }
+        };
+        let core = self.0.clone();
+        let read = self.0.jobs.run(Pool::Files, move || {
+            let Some(view) = view else {
+                let cgroup = core.cgroup_path(&container.spec, id);
+                let pids = core.processes(&cgroup)?;
+                return Ok(Processes::read(std::path::Path::new("/proc"), pids));
+            };
+            let (proc, cgroup) = (
+                view.guest_directory(c"proc")?,
+                view.guest_directory(c"cgroup")?,
+            );
+            let listed = read_bounded(&entry::open_path(cgroup.as_fd()).join("cgroup.procs"));
+            let listed = String::from_utf8_lossy(&listed).into_owned();
+            let pids = listed.lines().filter_map(|line| line.parse().ok());
+            let pids: BTreeSet<u32> = pids.take(PROCESSES_MAX).collect();
+            Ok(Processes::read(&entry::open_path(proc.as_fd()), pids))
+        });
+        let processes = read.await??;
+        self.tell(id, "top")?;
+        Ok(processes)
     }
 
     /// What a container changed in its root, sorted by path.
@@ -219,18 +295,53 @@ fn user_ids(view: &FileView, user: &str) -> Result<(u32, u32)> {
 
 async fn changes(core: &Arc<Core>, id: SandboxId) -> Result<Vec<FileChange>> {
     let container = core.containers.handle(id)?.snapshot.borrow().clone();
-    crate::machine::refuse(&container.spec, "comparing files")?;
+    let upper = upper_of(core, &container).await?;
     let job = core.clone();
     let failed = |e: hull_storage::Error| EngineError::step("compare the files", e.kind(), e);
     core.jobs
         .run(Pool::Files, move || {
-            let Some(upper) = upper(&container.upper_dir)? else {
+            let Some(upper) = upper else {
                 return Ok(Vec::new());
             };
             let changes = job.storage.changes(upper.as_fd(), &container.layers);
             changes.map_err(failed)
         })
         .await?
+}
+
+/// What a container changed.
+struct Upper {
+    directory: OwnedFd,
+    _view: Option<Arc<FileView>>,
+}
+
+impl AsFd for Upper {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// The upper directory, here or in a guest; none before the first start.
+async fn upper_of(core: &Arc<Core>, container: &Container) -> Result<Option<Upper>> {
+    if container.spec.host.isolation == Isolation::Container {
+        let found = upper(&container.upper_dir)?;
+        return Ok(found.map(|file| Upper {
+            directory: file.into(),
+            _view: None,
+        }));
+    }
+    if !machine::has_written(core, container.id) {
+        return Ok(None);
+    }
+    let handle = core.containers.handle(container.id)?;
+    let view = handle.ask(|reply| Request::View { reply }).await?;
+    let opened = core.jobs.run(Pool::Files, move || {
+        view.guest_directory(c"upper").map(|directory| Upper {
+            directory,
+            _view: Some(view),
+        })
+    });
+    opened.await?.map(Some)
 }
 
 /// The upper directory; none before the first start.
@@ -313,10 +424,11 @@ async fn new_layer(core: &Arc<Core>, id: SandboxId) -> Result<Option<LayerRef>> 
         return Ok(None);
     }
     let container = core.containers.handle(id)?.snapshot.borrow().clone();
+    let upper = upper_of(core, &container).await?;
     let job = core.clone();
     core.jobs
         .run(Pool::Disk, move || {
-            let Some(upper) = upper(&container.upper_dir)? else {
+            let Some(upper) = upper else {
                 return Ok(None);
             };
             let layer = job.storage.ingest_upper(upper.as_fd());

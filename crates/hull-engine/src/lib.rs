@@ -475,22 +475,6 @@ impl Containers<'_> {
         Ok(logs::read(self.0.jobs.clone(), path, request, snapshot))
     }
 
-    /// Process ids in the container, as the host sees them.
-    ///
-    /// # Errors
-    /// `NotRunning`.
-    pub async fn processes(&self, id: SandboxId) -> Result<Vec<u32>> {
-        let container = self.inspect(id)?;
-        if !container.state.is_live() {
-            return Err(EngineError::NotRunning(id));
-        }
-        machine::refuse(&container.spec, "listing processes")?;
-        let cgroup = self.0.cgroup_path(&container.spec, id);
-        let processes = self.0.processes(&cgroup)?.into_iter().collect();
-        self.tell(id, "top")?;
-        Ok(processes)
-    }
-
     /// Removes every container that does not run and that `keep` does not keep; returns ids and
     /// freed bytes.
     ///

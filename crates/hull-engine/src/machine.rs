@@ -48,6 +48,8 @@ const USER_BASE: u32 = 0x7000_0000;
 const CARDS_MAX: usize = 4;
 /// Bytes of a small file that the guest gets by value.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Name of the disk that a machine writes.
+const UPPER: &str = "upper.img";
 /// Name of the file with what `inspect` shows of a machine.
 const FACTS: &str = "machine.json";
 
@@ -110,6 +112,11 @@ pub(crate) fn facts_of(core: &Core, id: SandboxId, spec: &ContainerSpec) -> Opti
     Some(record.facts)
 }
 
+/// Whether a machine of it ever had a disk to write to.
+pub(crate) fn has_written(core: &Core, id: SandboxId) -> bool {
+    core.container_dir(id).join(UPPER).exists()
+}
+
 /// Whether machines can be had here, for `info`: accelerator and reason, release of the kernel.
 pub(crate) fn support(core: &Core) -> (Verdict, Option<String>) {
     let kernel = Kernels::at(&core.config.data_root).used();
@@ -130,6 +137,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) spec: &'a ContainerSpec,
     pub(crate) layers: &'a [hull_model::Digest],
     pub(crate) endpoints: &'a [Endpoint],
+    /// Nothing runs in it; it is there for its files.
+    pub(crate) files_only: bool,
 }
 
 impl Asked<'_> {
@@ -164,7 +173,9 @@ impl Asked<'_> {
             cards,
             shares: connected,
         };
-        self.keep_facts(&kernel, &verdict, &machine)?;
+        if !self.files_only {
+            self.keep_facts(&kernel, &verdict, &machine)?;
+        }
         let (host_limits, guest_limits) = split(std::mem::take(&mut sandbox.cgroup.limits));
         sandbox.cgroup.limits = host_limits;
         let (links, guest_links) = split_links(std::mem::take(&mut sandbox.link_steps))?;
@@ -184,6 +195,7 @@ impl Asked<'_> {
             guest_links,
             guest_files: shared.files,
             shares,
+            files_only: self.files_only,
             guest_limits,
         });
         Ok(sandbox)
@@ -211,7 +223,7 @@ impl Asked<'_> {
     fn upper(&self) -> std::result::Result<File, hull_vm::Error> {
         let size = self.spec.host.storage_opt.get("size");
         let bytes = size.and_then(|text| hull_vm::disk::parse_bytes(text));
-        let path = self.core.container_dir(self.id).join("upper.img");
+        let path = self.core.container_dir(self.id).join(UPPER);
         disk::open_upper(&path, bytes.unwrap_or(disk::BYTES_DEFAULT))
     }
 

@@ -54,12 +54,14 @@ pub enum Kind {
     Name,
     /// The process ended and its disk is complete.
     Done,
+    /// Serve the guest's files, on the streams of this process.
+    Files,
 }
 
 /// Random bytes of a start.
 pub const SEED_BYTES: usize = 64;
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Hello,
     Kind::Start,
     Kind::Request,
@@ -70,6 +72,7 @@ const KINDS: [Kind; 10] = [
     Kind::Credit,
     Kind::Name,
     Kind::Done,
+    Kind::Files,
 ];
 
 /// A frame that came.
@@ -170,6 +173,8 @@ pub struct Guest<'a> {
     pub resolver: bool,
     /// Small files by name, put into [`FILES`].
     pub files: Vec<(&'a CStr, &'a [u8])>,
+    /// Nothing is started: the guest is there for its files, and the plan is that of a view of them.
+    pub files_only: bool,
     /// The plan of the container, for the shim inside.
     pub plan: &'a [u8],
 }
@@ -202,6 +207,7 @@ impl<'a> Guest<'a> {
             w.text(name);
             w.blob(contents);
         }
+        w.bool(self.files_only);
         w.blob(self.plan);
         w.finish()
     }
@@ -231,6 +237,7 @@ impl<'a> Guest<'a> {
             shares,
             resolver,
             files,
+            files_only: r.bool()?,
             plan: r.blob()?,
         })
     }
@@ -307,6 +314,7 @@ mod tests {
             shares: 2,
             resolver: true,
             files: vec![(c"hosts", b"127.0.0.1")],
+            files_only: true,
             plan: b"plan",
         };
         let bytes = guest.encode();

@@ -99,6 +99,13 @@ pub enum Request {
         /// The signal.
         signal: i32,
     },
+    /// Serve the files of a guest. With the stream that requests of FUSE come on.
+    Files,
+    /// Stop or wake all processes of a guest, which itself goes on.
+    Freeze {
+        /// Stop.
+        frozen: bool,
+    },
     /// Send a signal to the first process of a guest, which has no descriptor outside.
     Signal {
         /// The signal.
@@ -218,6 +225,8 @@ mod tag {
     pub(super) const CHANGE_LINKS: u16 = 9;
     pub(super) const OPEN_RESOLVER: u16 = 10;
     pub(super) const SIGNAL: u16 = 11;
+    pub(super) const FILES: u16 = 12;
+    pub(super) const FREEZE: u16 = 13;
     pub(super) const STATUS: u16 = 101;
     pub(super) const STARTED: u16 = 102;
     pub(super) const START_FAILED: u16 = 103;
@@ -332,6 +341,8 @@ impl Request {
             | Request::Keep { .. }
             | Request::Release { .. }
             | Request::OpenResolver { .. }
+            | Request::Files
+            | Request::Freeze { .. }
             | Request::Signal { .. } => None,
             Request::Attach { target, .. }
             | Request::Resize { target, .. }
@@ -370,6 +381,8 @@ impl Request {
                 w.u32((*port).into());
                 w.blob(rules);
             }),
+            Request::Files => w.record(tag::FILES, |_| ()),
+            Request::Freeze { frozen } => w.record(tag::FREEZE, |w| w.bool(*frozen)),
             Request::Signal { signal } => w.record(tag::SIGNAL, |w| w.i32(*signal)),
             Request::SignalExec { id, signal } => w.record(tag::SIGNAL_EXEC, |w| {
                 w.id(id);
@@ -414,6 +427,8 @@ impl Request {
                 number: r.u32()?,
                 requests: r.blob()?.to_vec(),
             },
+            tag::FILES => Request::Files,
+            tag::FREEZE => Request::Freeze { frozen: r.bool()? },
             tag::SIGNAL => Request::Signal { signal: r.i32()? },
             tag::SIGNAL_EXEC => Request::SignalExec {
                 id: r.id()?,
@@ -575,6 +590,8 @@ mod tests {
             },
             Request::SignalExec { id, signal: 15 },
             Request::Signal { signal: 10 },
+            Request::Files,
+            Request::Freeze { frozen: true },
             Request::Keep { keys: vec![1, 2] },
             Request::Release { keys: vec![3] },
             Request::ChangeLinks {

@@ -106,6 +106,8 @@ pub enum Step<'a> {
         /// Its command, as process steps.
         command: &'a [u8],
     },
+    /// The files are those of a guest, whose file server is at the other end of this stream.
+    Files(i32),
     /// The first process is a machine: what it runs is in its guest.
     Machine {
         /// Our end of the agent's channel.
@@ -330,6 +332,7 @@ mod tag {
     pub(super) const SHARED_MEMORY: u16 = 26;
     pub(super) const MACHINE: u16 = 27;
     pub(super) const SHARE: u16 = 28;
+    pub(super) const FILES: u16 = 29;
 }
 
 impl Propagation {
@@ -528,7 +531,7 @@ impl<'a> Step<'a> {
                 w.blob(rules);
             }),
             Step::Init => w.record(tag::INIT, |_| ()),
-            Step::Share { .. } | Step::Machine { .. } => self.encode_machine(w),
+            Step::Share { .. } | Step::Machine { .. } | Step::Files(_) => self.encode_machine(w),
             Step::Process(steps) => w.record(tag::PROCESS, |w| w.blob(steps)),
         }
     }
@@ -556,6 +559,7 @@ impl<'a> Step<'a> {
                 w.blob(stdio);
                 w.blob(guest);
             }),
+            Step::Files(fd) => w.record(tag::FILES, |w| w.i32(fd)),
             _ => {}
         }
     }
@@ -568,6 +572,7 @@ impl<'a> Step<'a> {
                 source: r.text()?,
                 command: r.blob()?,
             },
+            tag::FILES => Step::Files(r.i32()?),
             tag::NAME => Step::Name(r.text()?),
             tag::NAMESPACES => Step::Namespaces(r.u64()?),
             tag::JOIN => Step::Join {
@@ -731,6 +736,7 @@ mod tests {
             }),
             Step::LowerDescriptor(10),
             Step::SharedMemory(11),
+            Step::Files(12),
             Step::LowerBase(c"/l"),
             Step::LowerName(c"0"),
             Step::HostName(c"web", c""),

@@ -59,6 +59,8 @@ pub struct Machine {
     /// Small files that the guest gets, by name; binds of the container name them below
     /// [`hull_plan::frame::FILES`].
     pub guest_files: Vec<(String, Vec<u8>)>,
+    /// The guest is there for its files only: nothing runs in it.
+    pub files_only: bool,
     /// Limits that hold in the guest; those of [`Spec::cgroup`] hold for QEMU.
     pub guest_limits: crate::spec::Limits,
 }
@@ -192,6 +194,7 @@ fn guest(spec: &Spec, machine: &Machine) -> Result<Vec<u8>, Error> {
         files: files
             .map(|(name, (_, contents))| (name.as_c_str(), contents.as_slice()))
             .collect(),
+        files_only: machine.files_only,
         plan: &plan,
     }
     .encode())
@@ -208,6 +211,9 @@ fn guest_plan(spec: &Spec, machine: &Machine) -> Result<Vec<u8>, Error> {
         readonly: spec.root.readonly,
         propagation: Propagation::Private,
     };
+    if machine.files_only {
+        return view_plan(spec, &root);
+    }
     let namespaces = Namespaces {
         // The guest's network is the container's.
         network: Namespace::Host,
@@ -235,6 +241,18 @@ fn guest_plan(spec: &Spec, machine: &Machine) -> Result<Vec<u8>, Error> {
         process.stdin = Stdin::Once;
     }
     encoder.step(&Step::Process(&encode_process(&process)?));
+    Ok(encoder.finish().plan)
+}
+
+/// What a server of files makes its view by.
+fn view_plan(spec: &Spec, root: &Root) -> Result<Vec<u8>, Error> {
+    let mut encoder = Encoder::new(0);
+    encoder.root(root)?;
+    for mount in &spec.mounts {
+        if matches!(mount.kind, MountKind::Bind { .. }) {
+            encoder.mount(mount)?;
+        }
+    }
     Ok(encoder.finish().plan)
 }
 

@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
 use hull_os::{process, socket};
 use hull_plan::message::{self, MESSAGE_BYTES_MAX, Request};
 
+use crate::driver::{SIGKILL, wait_readable};
 use crate::encode::{encode_process, stream_bits};
 use crate::error::Error;
 use crate::spec::{Attachment, ExecId, ExecSpec, KeptSocket, Resolver};
@@ -339,6 +341,59 @@ impl Shim {
     /// When the request cannot be sent.
     pub fn change_links(&self, number: u32, requests: Vec<u8>) -> Result<(), Error> {
         self.send(&Request::ChangeLinks { number, requests }, &[])
+    }
+
+    /// Has the guest of a machine serve its files, on a stream that a view is made of.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn serve_files(&self, stream: BorrowedFd<'_>) -> Result<(), Error> {
+        self.send(&Request::Files, &[stream])
+    }
+
+    /// Stops or wakes the processes in the guest of a machine.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn freeze_guest(&self, frozen: bool) -> Result<(), Error> {
+        self.send(&Request::Freeze { frozen }, &[])
+    }
+
+    /// Waits for the program to run.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn wait_started(&mut self, patience: Duration) -> Result<(), Error> {
+        self.wait(patience, |event| matches!(event, Event::Started { .. }))
+    }
+
+    /// Ends the first process and waits until everything of it has ended.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn end(&mut self, patience: Duration) -> Result<(), Error> {
+        self.signal(SIGKILL)?;
+        self.wait(patience, |event| matches!(event, Event::Exited(_)))
+    }
+
+    fn wait(&mut self, patience: Duration, wanted: impl Fn(&Event) -> bool) -> Result<(), Error> {
+        let until = Instant::now() + patience;
+        loop {
+            match self.try_event()? {
+                Some(event) if wanted(&event) => return Ok(()),
+                Some(Event::StartFailed(failure)) => {
+                    return Err(self.failed("start", io::Error::other(failure.text)));
+                }
+                Some(Event::Gone) => {
+                    return Err(self.failed("wait", io::ErrorKind::UnexpectedEof.into()));
+                }
+                Some(_) => {}
+                None if Instant::now() >= until => {
+                    return Err(self.failed("wait", io::ErrorKind::TimedOut.into()));
+                }
+                None => wait_readable(self.as_fd(), until),
+            }
+        }
     }
 
     /// Sends a signal to an exec.

@@ -1,8 +1,10 @@
 //! A container's files, seen from the daemon: made by a worker, walked by descriptor.
 //!
 //! The daemon enters no namespace and mounts nothing of a container; a short-lived process of the
-//! shim program does, and the mounts end with it. See `worker.rs` there.
+//! shim program does, and the mounts end with it. See `worker.rs` there, and `fuse.rs` for files that
+//! are in the guest of a machine.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -11,6 +13,7 @@ use hull_model::SandboxId;
 use hull_os::namespace::Kinds;
 use hull_os::spawn::{self, Program, Spawn};
 use hull_os::{process, socket};
+use hull_plan::Step;
 use hull_plan::message::{self, Event};
 
 use crate::driver::{Driver, SIGKILL, wait_readable};
@@ -22,6 +25,8 @@ use crate::spec::{Mount, MountKind, Root};
 const GIVEN: usize = 2;
 /// How long a worker may take to make its mounts.
 const WORKER_MAX: Duration = Duration::from_secs(30);
+/// How directories are opened: `O_DIRECTORY`, for reading.
+const DIRECTORY: i32 = 0o200_000;
 /// First byte of a worker's message when all is there.
 const READY: u8 = b'r';
 
@@ -37,23 +42,45 @@ pub enum ViewOf<'a> {
         /// Its binds; other mounts are left out.
         mounts: &'a [Mount],
     },
+    /// Of a machine: the stream to the file server of its guest.
+    Guest(&'a OwnedFd),
 }
 
 /// A view of a container's files. Its mounts are gone when it was dropped.
 #[derive(Debug)]
 pub struct View {
-    /// All that it sees, and its root alone; none once dropped.
-    ends: Option<(OwnedFd, OwnedFd)>,
+    /// None once dropped.
+    ends: Option<Ends>,
     worker: OwnedFd,
     /// The worker stays as long as this is open.
     connection: OwnedFd,
 }
 
+/// What a worker makes.
+#[derive(Debug)]
+struct Ends {
+    /// All that the container sees, and its root alone.
+    whole: OwnedFd,
+    alone: OwnedFd,
+    /// The tree that a guest's file server shows, which has these and more.
+    guest: Option<OwnedFd>,
+}
+
 impl View {
+    /// A directory that only the file server of a guest has: `upper`, `proc`, `cgroup`.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn of_guest(&self, name: &CStr) -> io::Result<OwnedFd> {
+        let tree = self.ends.as_ref().and_then(|ends| ends.guest.as_ref());
+        let tree = tree.ok_or(io::ErrorKind::NotFound)?;
+        process::open(tree.as_fd(), name, DIRECTORY, 0)
+    }
+
     /// All that the container sees, without `/dev`, `/proc` and `/sys`.
     pub fn whole(&self) -> BorrowedFd<'_> {
         match &self.ends {
-            Some((whole, _)) => whole.as_fd(),
+            Some(ends) => ends.whole.as_fd(),
             None => self.worker.as_fd(),
         }
     }
@@ -61,7 +88,7 @@ impl View {
     /// Its root without what is mounted on it.
     pub fn alone(&self) -> BorrowedFd<'_> {
         match &self.ends {
-            Some((_, alone)) => alone.as_fd(),
+            Some(ends) => ends.alone.as_fd(),
             None => self.worker.as_fd(),
         }
     }
@@ -88,6 +115,10 @@ impl Driver {
         };
         let mut encoder = Encoder::new(GIVEN);
         match of {
+            ViewOf::Guest(stream) => {
+                let fd = encoder.add(stream.as_fd());
+                encoder.step(&Step::Files(fd));
+            }
             ViewOf::Running(mounts) => encoder.join(Kinds::MOUNT, mounts),
             ViewOf::Stopped { root, mounts } => {
                 encoder.root(root)?;
@@ -123,7 +154,7 @@ impl Driver {
 }
 
 /// What the worker answers.
-fn await_ends(view: &View) -> io::Result<(OwnedFd, OwnedFd)> {
+fn await_ends(view: &View) -> io::Result<Ends> {
     let socket = view.connection.as_fd();
     wait_readable(socket, Instant::now() + WORKER_MAX);
     process::set_nonblocking(socket)?;
@@ -133,17 +164,25 @@ fn await_ends(view: &View) -> io::Result<(OwnedFd, OwnedFd)> {
             io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
             _ => error,
         })?;
-    match (
-        buffer[..length].split_first(),
-        <[_; 2]>::try_from(descriptors),
-    ) {
-        (Some((&READY, _)), Ok([whole, alone])) => Ok((whole, alone)),
-        (Some((_, failure)), _) => Err(match Event::decode_all(failure).as_deref() {
+    let mut descriptors = descriptors.into_iter();
+    let (first, second) = (descriptors.next(), descriptors.next());
+    match (buffer[..length].split_first(), first, second) {
+        (Some((&READY, _)), Some(whole), Some(alone)) => Ok(Ends {
+            whole,
+            alone,
+            guest: None,
+        }),
+        (Some((&READY, _)), Some(tree), None) => Ok(Ends {
+            whole: process::open(tree.as_fd(), c"whole", DIRECTORY, 0)?,
+            alone: process::open(tree.as_fd(), c"alone", DIRECTORY, 0)?,
+            guest: Some(tree),
+        }),
+        (Some((_, failure)), ..) => Err(match Event::decode_all(failure).as_deref() {
             Ok([Event::StartFailed(failure)]) => {
                 io::Error::other(failure.text.to_string_lossy().into_owned())
             }
             _ => io::ErrorKind::InvalidData.into(),
         }),
-        (None, _) => Err(io::ErrorKind::UnexpectedEof.into()),
+        (None, ..) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

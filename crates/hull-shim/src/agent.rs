@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hull_os::mount;
+use hull_os::namespace;
 use hull_os::netlink;
 use hull_os::process::{self, PollFd, SignalSet};
 use hull_os::socket;
@@ -27,7 +28,7 @@ use hull_plan::codec::Writer;
 use hull_plan::frame::{
     FILES, Frame, Guest, Kind, LAYERS, SEED_BYTES, SHARES, TO_GUEST_BYTES_MAX, UPPER, stream,
 };
-use hull_plan::message::{self, Event, Request};
+use hull_plan::message::{self, Event, Exit, Request};
 use hull_plan::plan::streams;
 use hull_plan::process::Stdin;
 use hull_plan::{Failure, Process, ProcessStep};
@@ -48,6 +49,10 @@ const DEVICE_PAUSE: Duration = Duration::from_millis(2);
 const NETLINK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where programs in the guest ask for names.
 const NAME_SERVER: (std::net::Ipv4Addr, u16) = (std::net::Ipv4Addr::new(127, 0, 0, 11), 53);
+/// Cgroup of the container.
+pub(crate) const GUEST_CGROUP: &str = "/sys/fs/cgroup/hull";
+/// How long processes may take to stand still.
+const FREEZE_WAIT: Duration = Duration::from_secs(1);
 /// Questions that may be under way.
 const QUESTIONS_MAX: usize = 256;
 
@@ -167,6 +172,12 @@ struct Agent {
     next_question: u16,
     was_started: bool,
     is_done: bool,
+    /// The first process of the container; 0: none runs.
+    init: u32,
+    /// Servers of files, which end with it.
+    servers: Vec<OwnedFd>,
+    /// What such a server makes its view by, in a guest that is there for its files only.
+    view: Option<Vec<u8>>,
 }
 
 impl Agent {
@@ -186,6 +197,9 @@ impl Agent {
             next_question: 0,
             was_started: false,
             is_done: false,
+            init: 0,
+            servers: Vec::new(),
+            view: None,
         })
     }
 
@@ -238,6 +252,12 @@ impl Agent {
             }
             Kind::Request => self.request(&frame.payload),
             Kind::Exec => self.exec(frame),
+            Kind::Files => {
+                if let Err(error) = self.serve_files(frame.stream) {
+                    eprintln!("hull-agent: serve files: {error}");
+                    self.channel.send(Kind::End, stream(frame.stream, 1), &[]);
+                }
+            }
             Kind::Name => self.answer_name(&frame.payload),
             Kind::Data | Kind::End | Kind::Credit => {
                 let channel = &mut self.channel;
@@ -297,6 +317,12 @@ impl Agent {
                 .set_nonblocking(true)
                 .map_err(failed("open the name server"))?;
             self.names = Some(names);
+        }
+        if guest.files_only {
+            self.view = Some(guest.plan.to_vec());
+            let (pid, at_ns) = (std::process::id(), process::now_ns());
+            self.tell(&Event::Started { pid, at_ns });
+            return Ok(());
         }
         self.spawn(guest.plan).map_err(failed("start the shim"))
     }
@@ -396,7 +422,60 @@ impl Agent {
                 failure,
             });
         }
+        if let Request::Freeze { frozen } = &request {
+            return freeze(*frozen);
+        }
+        if self.view.is_some() {
+            // Whatever the signal is: nobody is there who could take it otherwise.
+            return self.end_view();
+        }
         let _ = self.send_shim(&request, &[]);
+    }
+
+    /// The guest was there for its files, and is not any more.
+    fn end_view(&mut self) {
+        if self.view.take().is_some() {
+            self.end_servers();
+            self.tell(&Event::Exited(Exit {
+                code: 0,
+                oom_killed: false,
+                at_ns: process::now_ns(),
+            }));
+            self.end_streams(0);
+        }
+    }
+
+    fn end_servers(&mut self) {
+        for server in self.servers.drain(..) {
+            let _ = process::pidfd_send_signal(server.as_fd(), libc::SIGKILL);
+        }
+    }
+
+    /// Starts a server for the files of the container, on the streams of this number.
+    fn serve_files(&mut self, number: u32) -> io::Result<()> {
+        let (ours, theirs) = socket::stream_pair()?;
+        let (how, source) = match &self.view {
+            Some(plan) => (c"view", process::sealed_copy(c"hull-plan", plan, false)?),
+            None if self.init != 0 => (c"join", namespace::open(self.init, "mnt")?),
+            None => return Err(io::ErrorKind::NotConnected.into()),
+        };
+        let program: OwnedFd = File::open("/proc/self/exe")?.into();
+        let null = process::open(mount::cwd(), c"/dev/null", libc::O_RDWR, 0)?;
+        let console = process::open(mount::cwd(), c"/dev/console", libc::O_WRONLY, 0)?;
+        let child = spawn::spawn(&Spawn {
+            program: Program::Descriptor(program.as_fd()),
+            args: &[c"hull-files", how],
+            env: &[],
+            stdio: [null.as_fd(), null.as_fd(), console.as_fd()],
+            descriptors: &[theirs.as_fd(), source.as_fd()],
+        })?;
+        self.servers
+            .retain(|server| process::pidfd_send_signal(server.as_fd(), 0).is_ok());
+        self.servers.push(child.pidfd);
+        let of = |which| stream(number, which);
+        let ends = Stream::new(Some(ours.try_clone()?), of(1), Some(ours), of(0))?;
+        self.streams.push(ends);
+        Ok(())
     }
 
     /// Passes on what the shim inside says.
@@ -413,11 +492,20 @@ impl Agent {
             let Some(shim) = &self.shim else { return };
             match socket::receive(shim.as_fd(), buffer) {
                 Ok((length, _)) if length > 0 => {
+                    for event in Event::decode_all(&buffer[..length]).unwrap_or_default() {
+                        if let Event::Started { pid, .. } = event {
+                            self.init = pid;
+                        }
+                    }
                     self.channel.send(Kind::Event, 0, &buffer[..length]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => self.shim = None,
+                _ => {
+                    self.shim = None;
+                    self.init = 0;
+                    self.end_servers();
+                }
             }
         }
     }
@@ -465,6 +553,7 @@ impl Agent {
     fn finish(&mut self) {
         let is_over = self.was_started
             && self.shim.is_none()
+            && self.view.is_none()
             && self.streams.iter().all(Stream::has_sent_end)
             && self.channel.is_empty();
         if !is_over || self.is_done {
@@ -477,6 +566,20 @@ impl Agent {
             libc::sync();
         }
         self.channel.send(Kind::Done, 0, &[]);
+    }
+}
+
+/// Stops or wakes the processes of the container; they stand still when this comes back.
+fn freeze(frozen: bool) {
+    let group = Path::new(GUEST_CGROUP);
+    let _ = fs::write(group.join("cgroup.freeze"), if frozen { "1" } else { "0" });
+    let until = Instant::now() + FREEZE_WAIT;
+    while frozen && Instant::now() < until {
+        let events = fs::read_to_string(group.join("cgroup.events")).unwrap_or_default();
+        if events.lines().any(|line| line == "frozen 1") {
+            return;
+        }
+        std::thread::sleep(DEVICE_PAUSE);
     }
 }
 

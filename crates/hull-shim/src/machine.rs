@@ -54,6 +54,8 @@ pub(crate) struct Machine {
     outputs: Vec<OwnedFd>,
     /// By when the disk must be complete, once the process ended.
     settled_by: Option<Instant>,
+    /// It is there for its files only, and for the daemon that reads them.
+    files_only: bool,
     is_done: bool,
     is_up: bool,
     /// Changes of links that the guest was asked for and has not answered.
@@ -112,6 +114,7 @@ impl Machine {
             console: Vec::new(),
             outputs,
             settled_by: None,
+            files_only: frame::Guest::decode(guest).is_ok_and(|guest| guest.files_only),
             is_done: false,
             is_up: false,
             links_asked: 0,
@@ -282,6 +285,25 @@ impl Machine {
         self.streams.extend(streams);
     }
 
+    /// Has the guest serve its files on a stream.
+    pub(crate) fn serve_files(&mut self, stream: OwnedFd) -> io::Result<()> {
+        let of = |which| frame::stream(self.next_number, which);
+        let ends = Stream::new(Some(stream.try_clone()?), of(0), Some(stream), of(1))?;
+        self.channel.send(Kind::Files, self.next_number, &[]);
+        self.next_number += 1;
+        self.streams.push((Target::Init, ends));
+        Ok(())
+    }
+
+    /// A guest that is there for the daemon's sake goes with it.
+    pub(crate) fn leave_without(&mut self, has_daemon: bool) {
+        if self.files_only && !has_daemon && self.settled_by.is_none() {
+            self.pass(&Request::Signal {
+                signal: libc::SIGKILL,
+            });
+        }
+    }
+
     /// The number of the next added process.
     pub(crate) fn number(&self) -> u32 {
         self.next_number
@@ -295,6 +317,7 @@ impl Machine {
                 | Request::Signal { .. }
                 | Request::SignalExec { .. }
                 | Request::ChangeLinks { .. }
+                | Request::Freeze { .. }
         )
     }
 

@@ -10,12 +10,15 @@
 //! and its log, starts added processes and leaves exit records, with or without a daemon. It
 //! decides nothing: what to do is in the plan. Its memory is paid per container, so it keeps
 //! nothing it no longer needs. Started under other names it is process 1 of a container ([`init`]) or of a
-//! guest ([`agent`]), makes a view of a container's files ([`worker`]) or tries a guest ([`probe`]).
+//! guest ([`agent`]), makes a view of a container's files ([`worker`]), serves those of a guest
+//! ([`files`]) or tries a guest ([`probe`]).
 
 mod agent;
 mod cgroup;
 mod container;
 mod exec;
+mod files;
+mod fuse;
 mod init;
 mod inside;
 mod log;
@@ -57,6 +60,7 @@ fn main() {
         Some(name) if name == hull_plan::interpret::INIT_NAME => init::run(&args),
         Some(name) if name == c"hull-shim" => code(&container::run()),
         Some(name) if name == c"hull-worker" => code(&worker::run()),
+        Some(name) if name == c"hull-files" => code(&files::run()),
         // The kernel of a guest starts it so.
         Some(name) if name == c"/init" && std::process::id() == 1 => code(&agent::run()),
         Some(name) if name == c"hull-kvm-probe" => probe::run(),

@@ -210,7 +210,9 @@ impl Server {
                 task.stdio.turn(&fds, buffer, log);
             }
             let mut said = Vec::new();
+            let has_daemon = !self.connections.is_empty();
             if let Some(machine) = &mut self.machine {
+                machine.leave_without(has_daemon);
                 machine.turn(&fds, buffer, &mut said);
                 machine.end_in_time();
             }
@@ -350,6 +352,15 @@ impl Server {
             Request::OpenResolver { port, rules } => {
                 resolver::open(self, port.into(), &rules).map_err(system)?;
             }
+            Request::Files => {
+                let socket = descriptors
+                    .into_iter()
+                    .next()
+                    .ok_or("files without a stream")?;
+                let machine = self.machine.as_mut().ok_or("no guest")?;
+                machine.serve_files(socket).map_err(system)?;
+            }
+            Request::Freeze { .. } => return Err("no guest".to_owned()),
             Request::Release { keys } => self.kept.retain(|(key, _)| !keys.contains(key)),
             Request::ChangeLinks { number, requests } => {
                 let failure = match self.owns_links {

@@ -4,6 +4,7 @@
 //! ```text
 //! runs:     join its mounts ─ a copy of them, without /dev /proc /sys ─┐
 //! stopped:  overlay ─ pivot ─ binds ───────────────────────────────────┴─▶ root, root alone
+//! guest:    FUSE, answered by the guest's file server (`fuse.rs`) ─────────▶ a tree with both
 //! ```
 //!
 //! The mounts are in a namespace of the worker's own and go away with it, so nothing of them can be
@@ -21,7 +22,7 @@ use hull_plan::{Failure, Plan, Step};
 
 use crate::container::Mapping;
 use crate::inside;
-use crate::{root, take};
+use crate::{fuse, root, take};
 
 /// Descriptors that a worker is given; more are named in the plan.
 const PLAN: i32 = 3;
@@ -31,9 +32,9 @@ const DAEMON: i32 = 4;
 const NOT_FILES: [&std::ffi::CStr; 3] = [c"/dev", c"/sys", c"/proc"];
 
 /// A view: all that the container sees, and its root without what is mounted on it.
-struct View {
-    whole: OwnedFd,
-    alone: OwnedFd,
+pub(crate) struct View {
+    pub(crate) whole: OwnedFd,
+    pub(crate) alone: OwnedFd,
 }
 
 /// The whole life of a worker. An error means that nobody could be told of it.
@@ -44,6 +45,12 @@ pub(crate) fn run() -> io::Result<()> {
     let mapping = Mapping::of(&take(PLAN)?)?;
     let plan = Plan::parse(mapping.bytes())?;
     let daemon = take(DAEMON)?;
+    if let Some(stream) = plan.steps().find_map(|step| match step {
+        Step::Files(fd) => Some(fd),
+        _ => None,
+    }) {
+        return fuse::serve(take(stream)?, &daemon);
+    }
     match make(&plan) {
         Ok(view) => {
             let ends = [view.whole.as_fd(), view.alone.as_fd()];
@@ -68,7 +75,7 @@ fn make(plan: &Plan<'_>) -> Result<View, Failure> {
     }
 }
 
-fn of_running(mounts: BorrowedFd<'_>) -> io::Result<View> {
+pub(crate) fn of_running(mounts: BorrowedFd<'_>) -> io::Result<View> {
     namespace::join(mounts, Kinds::MOUNT)?;
     namespace::unshare(Kinds::MOUNT)?;
     mount::set_tree_propagation(mount::Propagation::Private)?;
@@ -82,7 +89,7 @@ fn of_running(mounts: BorrowedFd<'_>) -> io::Result<View> {
     view()
 }
 
-fn of_stopped(plan: &Plan<'_>) -> Result<View, Failure> {
+pub(crate) fn of_stopped(plan: &Plan<'_>) -> Result<View, Failure> {
     let failed = |text: &'static str| move |cause| Failure::system("view", text, &cause);
     let mut sources = root::open(plan)?;
     namespace::unshare(Kinds::MOUNT)

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 
+use hull_engine::api::{ProcessFiles, Processes};
 use serde_json::json;
 
 use crate::body::json;
@@ -23,13 +24,14 @@ const PAGE_KIB: u64 = 4;
 pub(super) async fn top(call: Call) -> Answer {
     let columns = columns(call.query.get("ps_args"))?;
     let id = call.container()?;
-    let pids = call.engine().containers().processes(id).await?;
-    let clock = Clock::now();
+    let processes = call.engine().containers().processes(id).await?;
+    let clock = Clock::of(&processes);
     let users = user_names(&fs::read_to_string("/etc/passwd").unwrap_or_default());
-    let rows: Vec<Vec<String>> = pids
-        .into_iter()
+    let rows: Vec<Vec<String>> = processes
+        .list
+        .iter()
         // One that ended since is not shown, as by ps.
-        .filter_map(|pid| Process::read(pid, &users))
+        .filter_map(|process| Process::of(process, &users))
         .map(|process| {
             columns
                 .iter()
@@ -216,15 +218,14 @@ struct Clock {
 }
 
 impl Clock {
-    fn now() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let uptime = read("/proc/uptime");
-        let seconds = uptime
+    fn of(processes: &Processes) -> Self {
+        let seconds = processes
+            .uptime
             .split(['.', ' '])
             .next()
             .and_then(|s| s.parse::<u64>().ok());
-        let memory = read("/proc/meminfo");
-        let kib = memory
+        let kib = processes
+            .memory
             .split_whitespace()
             .nth(1)
             .and_then(|kib| kib.parse().ok());
@@ -263,13 +264,11 @@ struct Process {
 }
 
 impl Process {
-    fn read(pid: u32, users: &HashMap<u32, String>) -> Option<Self> {
-        let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
-        let stat = Stat::parse(&String::from_utf8_lossy(&file("stat")?))?;
-        let status = file("status")?;
-        let uid = effective_uid(&String::from_utf8_lossy(&status))?;
+    fn of(files: &ProcessFiles, users: &HashMap<u32, String>) -> Option<Self> {
+        let stat = Stat::parse(&files.stat)?;
+        let uid = effective_uid(&files.status)?;
         let user = users.get(&uid).cloned().unwrap_or_else(|| uid.to_string());
-        let command = command_line(&file("cmdline")?, &stat.name);
+        let command = command_line(&files.command, &stat.name);
         Some(Self {
             stat,
             user,
@@ -318,10 +317,8 @@ fn effective_uid(status: &str) -> Option<u32> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn command_line(bytes: &[u8], name: &str) -> String {
-    let text = String::from_utf8_lossy(bytes)
-        .trim_end_matches('\0')
-        .replace('\0', " ");
+fn command_line(text: &str, name: &str) -> String {
+    let text = text.trim_end_matches('\0').replace('\0', " ");
     if text.is_empty() {
         format!("[{name}]")
     } else {
@@ -364,14 +361,27 @@ mod tests {
     #[test]
     fn our_own_process_is_read() {
         let users = user_names("root:x:0:0:root:/root:/bin/bash\nbad\n");
-        let process = Process::read(std::process::id(), &users).expect("we run");
+        let file = |name: &str| fs::read_to_string(format!("/proc/{name}")).unwrap();
+        let files = ProcessFiles {
+            stat: file("self/stat"),
+            status: file("self/status"),
+            command: file("self/cmdline"),
+        };
+        let process = Process::of(&files, &users).expect("we run");
         assert_eq!(process.stat.pid, std::process::id());
         assert!(
             process.command.contains("hull_docker"),
             "{}",
             process.command
         );
-        let shown = Column::Started("STIME").show(&process, &Clock::now());
+        let shown = Column::Started("STIME").show(
+            &process,
+            &Clock::of(&Processes {
+                uptime: file("uptime"),
+                memory: file("meminfo"),
+                list: Vec::new(),
+            }),
+        );
         assert_eq!(shown.len(), 5, "{shown}");
     }
 

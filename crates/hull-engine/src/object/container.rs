@@ -19,7 +19,9 @@ use hull_model::limits::{
     RESTART_BACKOFF_MS, RESTART_BACKOFF_MS_MAX, RESTART_BACKOFF_RESET_S, STOP_TIMEOUT_S,
 };
 use hull_model::port::PublishedPort;
-use hull_model::spec::{ContainerSpec, EndpointSpec, NamespaceMode, NetworkMode, RestartPolicy};
+use hull_model::spec::{
+    ContainerSpec, EndpointSpec, Isolation, NamespaceMode, NetworkMode, RestartPolicy,
+};
 use hull_model::state::{EXIT_LOST, Event as StateEvent, Exit, State, step};
 use hull_model::{Digest, SandboxId, signal};
 use hull_sandbox::{Attachment, Event as ShimEvent, Found, Shim, Status, Target};
@@ -494,6 +496,9 @@ impl Owner {
             Request::Wait { condition, reply } => answer(reply, Ok(self.wait(condition))),
             Request::Attach { request, reply } => answer(reply, self.attach(request)),
             Request::Update { update, reply } => answer(reply, self.update(update).await),
+            Request::View { reply } if self.spec.host.isolation == Isolation::Vm => {
+                self.view_of_machine(reply).await;
+            }
             Request::View { reply } => {
                 let view = self.view().await;
                 answer(reply, view);
@@ -596,6 +601,7 @@ impl Owner {
         if self.restart_at.is_some_and(|at| at <= now)
             && (self.is_viewed() || self.waits_for_others())
         {
+            self.views.hurry();
             self.restart_at = Some(now + VIEW_PAUSE);
         }
         self.tend_health(now);

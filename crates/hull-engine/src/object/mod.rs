@@ -5,6 +5,7 @@ pub(crate) mod connection;
 pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod exec;
+pub(crate) mod guest_view;
 pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod image_mount;

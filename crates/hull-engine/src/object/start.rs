@@ -168,6 +168,7 @@ impl Job {
                 spec: &self.spec,
                 layers: &self.layers,
                 endpoints,
+                files_only: false,
             }
             .into_machine(spec)?,
         };

@@ -3,21 +3,24 @@
 //! The owner makes them, so that never two have the same upper directory mounted: those of a
 //! stopped container share one, and a start waits until it is gone.
 
+use std::ffi::CStr;
 use std::fs;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use hull_model::spec::{ContainerSpec, MountKind, NetworkMode};
+use hull_model::spec::{ContainerSpec, Isolation, MountKind, NetworkMode};
 use hull_model::state::State;
 use hull_model::{Digest, ErrorKind, SandboxId};
 use hull_sandbox::{Lowers, Mount, Propagation, Root, ViewOf};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::object::container::{Owner, Reply, Request};
+use crate::object::guest_view::FilesMachine;
 use crate::object::volume;
 use crate::translate;
 
@@ -26,11 +29,29 @@ use crate::translate;
 pub(crate) struct FileView {
     // Before the guard: it is dropped first.
     view: hull_sandbox::View,
+    _machine: Option<FilesMachine>,
     _volumes: Option<volume::InUse>,
     _alone: Option<OwnedMutexGuard<()>>,
 }
 
 impl FileView {
+    /// Of files in a guest, and the machine that runs for them.
+    pub(super) fn of_guest(view: hull_sandbox::View, machine: Option<FilesMachine>) -> FileView {
+        FileView {
+            view,
+            _machine: machine,
+            _volumes: None,
+            _alone: None,
+        }
+    }
+
+    /// A directory that only a guest shows: `upper`, `proc`, `cgroup`.
+    pub(crate) fn guest_directory(&self, name: &CStr) -> Result<OwnedFd> {
+        self.view
+            .of_guest(name)
+            .map_err(|e| EngineError::io("open the files of the guest", e))
+    }
+
     /// All that the container sees.
     pub(crate) fn whole(&self) -> BorrowedFd<'_> {
         self.view.whole()
@@ -48,6 +69,8 @@ pub(crate) struct Views {
     current: Weak<FileView>,
     /// Locked as long as a view has the root mounted.
     root: Arc<Mutex<()>>,
+    /// Whoever keeps a view for the next one lets go.
+    hurry: Arc<Notify>,
 }
 
 impl Views {
@@ -55,8 +78,34 @@ impl Views {
         self.root.try_lock().is_ok()
     }
 
+    /// The view that there is.
+    pub(super) fn current(&self) -> Option<Arc<FileView>> {
+        self.current.upgrade()
+    }
+
+    /// Waits until nobody has the root, then takes it.
+    pub(super) async fn take_root(&self) -> OwnedMutexGuard<()> {
+        self.root.clone().lock_owned().await
+    }
+
+    /// Keeps a view for the next one who asks, but holds nobody up.
+    pub(super) fn keep(&mut self, view: &Arc<FileView>, patience: Duration) {
+        self.current = Arc::downgrade(view);
+        let (view, hurry) = (view.clone(), self.hurry.clone());
+        tokio::spawn(async move {
+            drop(tokio::time::timeout(patience, hurry.notified()).await);
+            drop(view);
+        });
+    }
+
+    /// Somebody waits for the root.
+    pub(super) fn hurry(&self) {
+        self.hurry.notify_waiters();
+    }
+
     /// Returns when nobody looks any more.
     pub(super) async fn ended(&self) {
+        self.hurry();
         drop(self.root.lock().await);
     }
 }
@@ -122,6 +171,21 @@ fn make_name_files(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// As [`binds`], of a container that does not run; `names` is whose names in the network it has.
+pub(super) fn binds_of(
+    core: &Core,
+    id: SandboxId,
+    names: SandboxId,
+    spec: &ContainerSpec,
+    volumes: &volume::Sources,
+) -> Result<Vec<Mount>> {
+    if names == id {
+        make_name_files(&core.container_dir(id))
+            .map_err(|e| EngineError::io("make the files of names", e))?;
+    }
+    Ok(binds(spec, &core.container_dir(names), volumes))
+}
+
 /// What is mounted into a container and is there already.
 fn binds(spec: &ContainerSpec, names: &Path, volumes: &volume::Sources) -> Vec<Mount> {
     let mut mounts = translate::mounts(spec, names, volumes);
@@ -135,7 +199,6 @@ fn binds(spec: &ContainerSpec, names: &Path, volumes: &volume::Sources) -> Vec<M
 impl Owner {
     /// A view of the files as they are now, whether it runs or not.
     pub(super) async fn view(&mut self) -> Result<Arc<FileView>> {
-        crate::machine::refuse(&self.spec, "reading and writing files from outside")?;
         if self.life.state.is_live() {
             return self.view_of_running().await;
         }
@@ -144,7 +207,7 @@ impl Owner {
         }
         self.forget_former_life().await?;
         // Free within milliseconds: the last holder is letting go.
-        let alone = self.views.root.clone().lock_owned().await;
+        let alone = self.views.take_root().await;
         let (core, id) = (self.core.clone(), self.id);
         let (layers, spec, names) = (
             self.record.layers.clone(),
@@ -156,17 +219,14 @@ impl Owner {
             .jobs
             .run(Pool::Kernel, move || {
                 let (volumes, sources) = volume::InUse::new(&core, id, &spec)?;
-                if names == id {
-                    make_name_files(&core.container_dir(id))
-                        .map_err(|e| EngineError::io("make the files of names", e))?;
-                }
-                let mounts = binds(&spec, &core.container_dir(names), &sources);
+                let mounts = binds_of(&core, id, names, &spec, &sources)?;
                 let view = core.view_of_root(id, &layers, &mounts)?;
                 Ok::<_, EngineError>((view, volumes))
             })
             .await??;
         let view = Arc::new(FileView {
             view,
+            _machine: None,
             _volumes: Some(volumes),
             _alone: Some(alone),
         });
@@ -190,13 +250,14 @@ impl Owner {
         });
         Ok(Arc::new(FileView {
             view: view.await??,
+            _machine: None,
             _volumes: None,
             _alone: None,
         }))
     }
 
     /// Whose names in the network it has.
-    fn named_by(&self) -> SandboxId {
+    pub(super) fn named_by(&self) -> SandboxId {
         let names = match &self.spec.host.network {
             NetworkMode::Container(_) => self.core.named_as(&self.spec, self.id).ok(),
             _ => None,
@@ -211,6 +272,7 @@ impl Owner {
 
     /// Starts when the files are free again.
     pub(super) fn start_later(&self, reply: Reply<crate::api::Change>) {
+        self.views.hurry();
         let root = self.views.root.clone();
         let Ok(handle) = self.core.containers.handle(self.id) else {
             return drop(reply);
@@ -260,6 +322,14 @@ impl Owner {
     }
 
     async fn freeze_all(&self, frozen: bool) -> Result<()> {
+        // A guest that stands still could not show its files.
+        if let (Isolation::Vm, Some(shim)) = (self.spec.host.isolation, &self.shim) {
+            let done = shim.get().freeze_guest(frozen);
+            done.map_err(|e| EngineError::step("freeze the guest", e.kind(), e))?;
+            if frozen {
+                return Ok(());
+            }
+        }
         let (core, cgroup) = (self.core.clone(), self.cgroup_path());
         self.core
             .jobs
