@@ -536,6 +536,8 @@ pub struct Facts {
     pub log_drivers: &'static [&'static str],
     /// The log driver of who names none.
     pub log_driver: String,
+    /// What enforces the rules of networks.
+    pub firewall_backend: &'static str,
 }
 
 /// The processes of a container, in the words of the kernel that runs them: the host's or a guest's.
@@ -590,9 +592,16 @@ pub enum NetworkDriver {
     Null,
     /// Links on top of one of the host's.
     Macvlan,
+    /// The same with the hardware address of that one.
+    Ipvlan,
 }
 
 impl NetworkDriver {
+    /// Whether its endpoints are on top of a link of the host, which has no end of theirs.
+    pub(crate) fn is_on_top(self) -> bool {
+        matches!(self, Self::Macvlan | Self::Ipvlan)
+    }
+
     /// Docker's word.
     pub fn word(self) -> &'static str {
         match self {
@@ -600,6 +609,7 @@ impl NetworkDriver {
             Self::Host => "host",
             Self::Null => "null",
             Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
         }
     }
 }

@@ -40,6 +40,7 @@ pub use defaults::HostDefaults;
 pub use error::{Cause, EngineError, Result};
 pub use events::KeptEvents;
 pub use hull_net::AddressPool;
+pub use hull_net::Backend as FirewallBackend;
 pub use hull_registry::{Proxies, RegistryOptions};
 pub use hull_sandbox::container::{MASKED_PATHS, READONLY_PATHS};
 pub use hull_storage::Backing as LayerBacking;
@@ -140,6 +141,8 @@ pub struct BridgeConfig {
     /// What comes to published ports from outside goes through the host's own firewall, and is
     /// carried to containers by the daemon.
     pub host_firewall: bool,
+    /// What enforces our rules; none: nftables, or iptables where the kernel has none.
+    pub firewall_backend: Option<FirewallBackend>,
 }
 
 /// The engine; cheap to clone.

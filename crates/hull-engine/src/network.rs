@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use hull_model::spec::{EndpointSpec, NetworkMode};
 use hull_model::{NetworkId, SandboxId};
-use hull_net::{AddressPool, Firewall, Networks, Output, Report, Settings, Subnet};
+use hull_net::{AddressPool, Backend, Firewall, Networks, Output, Report, Settings, Subnet};
 
 use crate::BridgeConfig;
 use crate::api::{self, Container, Endpoint, NetworkDriver, NetworkSpec};
@@ -107,6 +107,7 @@ impl Network {
             } else {
                 hull_net::Reach::All
             },
+            backend: config.firewall_backend.unwrap_or_else(Backend::probe),
         };
         let networks = Arc::new(Networks::open(settings, Box::new(run_program)));
         let mut table = change::read(contents);
@@ -186,9 +187,9 @@ impl Network {
         self.no_bridge && *mode == NetworkMode::Default
     }
 
-    fn is_macvlan(&self, endpoint: &Endpoint) -> bool {
+    fn is_on_top(&self, endpoint: &Endpoint) -> bool {
         let found = self.find(&endpoint.network_id);
-        found.is_ok_and(|network| network.spec.driver == NetworkDriver::Macvlan)
+        found.is_ok_and(|network| network.spec.driver.is_on_top())
     }
 
     /// Takes addresses on a network for a container.
@@ -279,6 +280,10 @@ impl Network {
         self.networks.clone()
     }
 
+    pub(crate) fn firewall_backend(&self) -> Backend {
+        self.networks.backend()
+    }
+
     pub(crate) fn warnings(&self) -> Vec<String> {
         self.warnings.clone()
     }
@@ -320,7 +325,7 @@ impl Network {
         let mut wanted: BTreeMap<String, (String, &Endpoint)> = BTreeMap::new();
         for container in live {
             for endpoint in &container.endpoints {
-                if !self.is_macvlan(endpoint) {
+                if !self.is_on_top(endpoint) {
                     let link = hull_net::host_link(&container.id, endpoint.number);
                     wanted.insert(link, (container.spec.name.clone(), endpoint));
                 }

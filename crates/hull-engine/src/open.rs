@@ -188,6 +188,7 @@ pub(crate) fn facts(core: &Core) -> Facts {
         memory_bytes: core.host.memory_bytes,
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         warnings: core.network.warnings(),
+        firewall_backend: core.network.firewall_backend().word(),
         layer_backing: backing
             .map_or("erofs", |backing| backing.words())
             .to_owned(),

@@ -18,8 +18,9 @@ use crate::Error;
 use crate::egress::{self, Counts, Guards};
 use crate::firewall::{Firewall, Foreign, Run};
 use crate::forwarding::{self, Both, Family, Opened};
+use crate::iptables::{Backend, Iptables, has_nftables};
 use crate::network::{Endpoint, Kind, Mac, Network, Subnet};
-use crate::plan::{self, LinkSteps, plan_endpoint, plan_macvlan};
+use crate::plan::{self, LinkSteps, plan_endpoint, plan_ipvlan, plan_macvlan};
 use crate::publish::{self, Published, Reach};
 
 /// How long the kernel may take for one answer. Its lock for links is one for the whole host, and
@@ -32,6 +33,8 @@ const CHANGE_WAITS_MAX: usize = 20;
 
 /// "File exists".
 const EEXIST: i32 = 17;
+/// "Operation not supported".
+const EOPNOTSUPP: i32 = 95;
 
 /// In the alias of every bridge of ours, between the tag and the name of the network.
 const BRIDGE_MARK: &str = ":network:";
@@ -50,6 +53,8 @@ pub struct Settings {
     pub firewall: Firewall,
     /// Who reaches published ports through the kernel.
     pub reach: Reach,
+    /// What enforces our rules.
+    pub backend: Backend,
 }
 
 /// What a change of networks came upon.
@@ -68,13 +73,14 @@ pub struct Report {
 /// The networks of one daemon.
 pub struct Networks {
     pub(crate) settings: Settings,
-    run: Box<Run>,
+    pub(crate) run: Box<Run>,
     /// What was last ensured; also keeps changes one after the other.
     wanted: Mutex<Vec<Network>>,
     /// Taken after `wanted` where both are; held over each change of the table's maps.
     pub(crate) published: Mutex<Published>,
     /// Taken last; held over each change of policies.
     pub(crate) guards: Mutex<Guards>,
+    pub(crate) iptables: Iptables,
 }
 
 impl std::fmt::Debug for Networks {
@@ -86,7 +92,7 @@ impl std::fmt::Debug for Networks {
 }
 
 impl Networks {
-    /// Nothing is touched before [`Networks::ensure`]. `run` starts `iptables-legacy` and
+    /// Nothing is touched before [`Networks::ensure`]. `run` starts the programs of iptables and
     /// `firewall-cmd`, on hosts that use them.
     pub fn open(settings: Settings, run: Box<Run>) -> Self {
         Self {
@@ -95,6 +101,7 @@ impl Networks {
             wanted: Mutex::new(Vec::new()),
             published: Mutex::default(),
             guards: Mutex::default(),
+            iptables: Iptables::default(),
         }
     }
 
@@ -102,24 +109,57 @@ impl Networks {
     /// removed, unless something still uses them.
     pub fn ensure(&self, networks: &[Network]) -> Result<Report, Error> {
         let mut wanted = self.wanted();
-        if wanted.is_empty() {
+        let first = wanted.is_empty();
+        if first {
             self.adopt_ports()?;
         }
         let report = self.apply(networks, &wanted)?;
+        if first {
+            self.leave_other_backend()?;
+        }
         *wanted = networks.to_vec();
         Ok(report)
     }
 
-    /// Ports that a former daemon published stay while the table is made anew, and addresses of
-    /// names that it allowed.
+    /// Ports that a former daemon published stay while the rules are made anew, and addresses of
+    /// names that it allowed, also where that daemon had them in the other place.
     fn adopt_ports(&self) -> Result<(), Error> {
         let list = |what| move |cause| Error::List { what, cause };
-        let mut nft = self.nftables()?;
-        let found = publish::found(&mut nft, &self.settings.tag);
-        *self.published() = found.map_err(list("published ports"))?;
-        let flows = egress::found(&mut nft, &self.settings.tag).map_err(list("allowed flows"))?;
+        let (mut published, mut flows) = self.found_in_iptables()?;
+        if self.settings.backend == Backend::Nftables || has_nftables() {
+            let (mut nft, tag) = (self.nftables()?, &self.settings.tag);
+            let found = publish::found(&mut nft, tag);
+            published.extend(found.map_err(list("published ports"))?);
+            let found = egress::found(&mut nft, tag);
+            flows.extend(found.map_err(list("allowed flows"))?);
+        }
+        *self.published() = published;
         self.adopt_flows(flows);
         Ok(())
+    }
+
+    /// Takes away what a daemon before us had in the other place; ours is in force already.
+    fn leave_other_backend(&self) -> Result<(), Error> {
+        match self.settings.backend {
+            Backend::Nftables => self.leave_iptables(),
+            Backend::Iptables if has_nftables() => {
+                let tag = &self.settings.tag;
+                let mut nft = self.nftables()?;
+                let ours = nft.rules(hull_os::nft::Family::Inet, tag);
+                let ours = ours.map_err(|cause| Error::List {
+                    what: "rules of our table",
+                    cause,
+                })?;
+                if ours.is_empty() {
+                    return Ok(());
+                }
+                nft.commit(plan::remove(tag)).map_err(|cause| Error::Table {
+                    table: tag.clone(),
+                    cause,
+                })
+            }
+            Backend::Iptables => Ok(()),
+        }
     }
 
     /// Makes the kernel have the networks again.
@@ -218,6 +258,7 @@ impl Networks {
         Ok(match network.kind {
             Kind::Bridge => plan_endpoint(&network, endpoint, link.index, &self.settings.tag),
             Kind::Macvlan(mode) => plan_macvlan(&network, endpoint, link.index, mode),
+            Kind::Ipvlan(mode, reach) => plan_ipvlan(&network, endpoint, link.index, (mode, reach)),
         })
     }
 
@@ -251,6 +292,19 @@ impl Networks {
         socket
             .execute(batch.as_bytes())
             .map_err(|cause| Error::Connect { cause })
+    }
+
+    /// Whether the kernel makes links of a kind, `ipvlan`.
+    pub fn has_link_kind(&self, kind: &str) -> Result<bool, Error> {
+        let mut batch = Batch::new();
+        batch.ask_for_kind(kind);
+        let refused = self.socket()?.execute(batch.as_bytes());
+        Ok(refused.is_err_and(|error| error.errno() != EOPNOTSUPP))
+    }
+
+    /// What enforces the rules.
+    pub fn backend(&self) -> Backend {
+        self.settings.backend
     }
 
     /// A network that was ensured or added.
@@ -349,6 +403,9 @@ impl Networks {
     }
 
     fn apply_table(&self, networks: &[Network], forwarding: &Both) -> Result<(), Error> {
+        if self.settings.backend == Backend::Iptables {
+            return self.apply_iptables(networks, forwarding);
+        }
         let tag = &self.settings.tag;
         let published = self.published();
         let guards = self.guards();
@@ -562,11 +619,11 @@ impl Networks {
     }
 
     pub(crate) fn foreign(&self) -> Result<Foreign<'_>, Error> {
-        Ok(Foreign::new(
-            self.nftables()?,
-            &*self.run,
-            &self.settings.tag,
-        ))
+        let nft = match self.settings.backend {
+            Backend::Iptables if !has_nftables() => None,
+            _ => Some(self.nftables()?),
+        };
+        Ok(Foreign::new(nft, &*self.run, &self.settings.tag))
     }
 }
 

@@ -25,13 +25,14 @@ use hull_os::nft::{
 
 use crate::Error;
 use crate::apply::Networks;
+use crate::iptables::Backend;
 use crate::network::{Network, Subnet};
 
 /// Flows to addresses of names that one policy remembers; the oldest goes first.
 const FLOWS_MAX: usize = 1024;
 
 /// TCP and UDP, which a port without a protocol means.
-const TCP_AND_UDP: [u8; 2] = [6, 17];
+pub(crate) const TCP_AND_UDP: [u8; 2] = [6, 17];
 
 /// Addresses that may be reached whatever they are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,21 +153,21 @@ impl Flow {
 }
 
 /// Name of the chain of a sandbox's policy.
-fn chain_of(key: &str) -> String {
+pub(crate) fn chain_of(key: &str) -> String {
     format!("egress_of_{key}")
 }
 
 /// Name of the chain of a network's policy.
-fn chain_on(bridge: &str) -> String {
+pub(crate) fn chain_on(bridge: &str) -> String {
     format!("egress_on_{bridge}")
 }
 
 /// How the rule is called that drops the rest.
-fn drop_comment(tag: &str, chain: &str) -> String {
+pub(crate) fn drop_comment(tag: &str, chain: &str) -> String {
     format!("{tag}: {chain} blocks the rest")
 }
 
-fn pass_comment(tag: &str, chain: &str) -> String {
+pub(crate) fn pass_comment(tag: &str, chain: &str) -> String {
     format!("{tag}: {chain} allows it")
 }
 
@@ -372,6 +373,11 @@ pub(crate) fn verify(
 }
 
 impl Guards {
+    /// Flows that policies of a kind allow.
+    pub(crate) fn flows_of(&self, holder: Holder) -> impl Iterator<Item = &Flow> {
+        self.flows.get(&holder).into_iter().flatten()
+    }
+
     fn has(&self, holder: Holder, flow: &Flow) -> bool {
         self.flows
             .get(&holder)
@@ -496,6 +502,9 @@ impl Networks {
     }
 
     fn egress_count(&self, chain: &str) -> Result<EgressCount, Error> {
+        if self.settings.backend == Backend::Iptables {
+            return self.count_iptables(chain);
+        }
         let tag = &self.settings.tag;
         let rules = self.nftables()?.rules(Family::Inet, tag);
         let rules = rules.map_err(|cause| Error::List {
@@ -518,10 +527,17 @@ impl Networks {
         &self,
         change: impl FnOnce(&mut Guards, &mut Transaction, &str),
     ) -> Result<(), Error> {
+        let published = self.published();
         let mut guards = self.guards();
         let mut wanted = guards.clone();
         let mut transaction = Transaction::new();
         change(&mut wanted, &mut transaction, &self.settings.tag);
+        if self.settings.backend == Backend::Iptables {
+            self.change_iptables(&published, &wanted)?;
+            *guards = wanted;
+            return Ok(());
+        }
+        drop(published);
         match self.nftables()?.commit(transaction) {
             Ok(()) => {
                 *guards = wanted;

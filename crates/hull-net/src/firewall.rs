@@ -10,7 +10,7 @@
 //!
 //! Three ways in, one decision ([`first_block`]):
 //! nf_tables directly (also for iptables-nft and ip6tables-nft, whose tables are ordinary ones),
-//! the program `iptables-legacy` where the old tables are in use, and `firewall-cmd` for firewalld, which
+//! the programs `iptables-legacy` and `ip6tables-legacy` where the old tables are in use, and `firewall-cmd` for firewalld, which
 //! forgets what others add to its table.
 
 use std::collections::{BTreeSet, HashMap};
@@ -135,7 +135,7 @@ enum Way {
         table: String,
         chain: String,
     },
-    Legacy,
+    Legacy(OldTables),
     Firewalld,
 }
 
@@ -168,7 +168,7 @@ impl fmt::Display for Way {
             } => {
                 write!(f, "nftables {} {table} {chain}", family.word())
             }
-            Self::Legacy => write!(f, "iptables-legacy {FORWARD}"),
+            Self::Legacy(old) => write!(f, "{} {FORWARD}", old.program),
             Self::Firewalld => f.write_str("firewalld"),
         }
     }
@@ -220,7 +220,8 @@ fn first_block(chains: &Chains, chain: &str, depth: usize) -> Walk {
 
 /// The foreign firewalls of the calling thread's network namespace.
 pub(crate) struct Foreign<'a> {
-    nft: Nftables,
+    /// None: the kernel has no nftables.
+    nft: Option<Nftables>,
     run: &'a Run,
     /// Name of our table, and what comments of ours begin with.
     tag: &'a str,
@@ -233,7 +234,7 @@ struct ForeignTable {
 }
 
 impl<'a> Foreign<'a> {
-    pub(crate) fn new(nft: Nftables, run: &'a Run, tag: &'a str) -> Self {
+    pub(crate) fn new(nft: Option<Nftables>, run: &'a Run, tag: &'a str) -> Self {
         Self { nft, run, tag }
     }
 
@@ -285,7 +286,9 @@ impl<'a> Foreign<'a> {
             let block = block.filter(|_| concerns);
             settled.push(result.map(|()| block.map(|before| Blocker { way, before })));
         }
-        settled.push(self.settle_legacy(&wanted[0]));
+        for (old, wanted) in OLD_TABLES.into_iter().zip(&wanted) {
+            settled.push(self.settle_legacy(old, wanted));
+        }
         let mut report = Report::default();
         for result in settled {
             match result {
@@ -304,13 +307,16 @@ impl<'a> Foreign<'a> {
             what: "chains of nftables",
             cause,
         };
-        let chains = self.nft.chains().map_err(list)?;
+        let Some(nft) = &mut self.nft else {
+            return Ok(Vec::new());
+        };
+        let chains = nft.chains().map_err(list)?;
         chains
             .into_iter()
             .filter(Chain::is_forward)
             .filter(|chain| (chain.family, chain.table.as_str()) != (Family::Inet, self.tag))
             .map(|chain| {
-                let rules = self.nft.rules(chain.family, &chain.table).map_err(list)?;
+                let rules = nft.rules(chain.family, &chain.table).map_err(list)?;
                 Ok(ForeignTable { chain, rules })
             })
             .collect()
@@ -357,18 +363,25 @@ impl<'a> Foreign<'a> {
             let place = before.map_or(Place::End, Place::Before);
             change.add_rule(chain.family, &chain.table, rule, place);
         }
-        self.nft.commit(change).map_err(|error| Error::Cooperate {
+        let Some(nft) = &mut self.nft else {
+            return Ok(());
+        };
+        nft.commit(change).map_err(|error| Error::Cooperate {
             chain: way.to_string(),
             cause: io::Error::other(error),
         })
     }
 
     /// Only where the old tables are in use: merely asking the program would create them.
-    fn settle_legacy(&self, passages: &[Passage]) -> Result<Option<Blocker>, Error> {
-        if !legacy_in_use() {
+    fn settle_legacy(
+        &self,
+        tables: OldTables,
+        passages: &[Passage],
+    ) -> Result<Option<Blocker>, Error> {
+        if !tables.in_use() {
             return Ok(None);
         }
-        let text = self.legacy(&["-S"])?;
+        let text = self.legacy(tables, &["-S"])?;
         let old = LegacyTable::parse(&text, self.tag);
         let walk = first_block(&old.chains, FORWARD, 0);
         let (block, place) = match walk {
@@ -387,10 +400,10 @@ impl<'a> Foreign<'a> {
                 .iter()
                 .all(|(at, _)| place.is_none_or(|drop| *at < drop));
         if !settled {
-            self.replace_legacy(&old, wanted, place)?;
+            self.replace_legacy(tables, &old, wanted, place)?;
         }
         Ok(block.then_some(Blocker {
-            way: Way::Legacy,
+            way: Way::Legacy(tables),
             before: place,
         }))
     }
@@ -398,6 +411,7 @@ impl<'a> Foreign<'a> {
     /// Adds the new rules first, so that no packet meets a chain without them.
     fn replace_legacy(
         &self,
+        tables: OldTables,
         old: &LegacyTable,
         wanted: &[Passage],
         place: Option<u64>,
@@ -411,7 +425,7 @@ impl<'a> Foreign<'a> {
             };
             arguments.extend(passage.options());
             arguments.extend(["-m", "comment", "--comment", &comment, "-j", "ACCEPT"]);
-            self.legacy(&arguments)?;
+            self.legacy(tables, &arguments)?;
         }
         // Highest number first: removing one moves those after it. What was inserted before an
         // old rule moved that one too.
@@ -419,15 +433,24 @@ impl<'a> Foreign<'a> {
             let moved = place
                 .filter(|place| at >= place)
                 .map_or(0, |_| wanted.len() as u64);
-            self.legacy(&["-D", FORWARD, &(at + moved).to_string()])?;
+            self.legacy(tables, &["-D", FORWARD, &(at + moved).to_string()])?;
         }
         Ok(())
     }
 
-    fn legacy(&self, arguments: &[&str]) -> Result<String, Error> {
-        let mut command = vec!["iptables-legacy", "-w", LEGACY_LOCK_S];
+    fn legacy(&self, tables: OldTables, arguments: &[&str]) -> Result<String, Error> {
+        let mut command = vec![tables.program, "-w", LEGACY_LOCK_S];
         command.extend(arguments);
-        self.program(&command, &Way::Legacy)
+        match self.program(&command, &Way::Legacy(tables)) {
+            // Where there never was anything but the old tables, their program has the plain name.
+            Err(Error::Cooperate { cause, .. })
+                if cause.kind() == io::ErrorKind::NotFound && self.nft.is_none() =>
+            {
+                command[0] = tables.program.trim_end_matches("-legacy");
+                self.program(&command, &Way::Legacy(tables))
+            }
+            said => said,
+        }
     }
 
     /// firewalld's trusted zone, until the next start of firewalld or of the daemon.
@@ -502,10 +525,10 @@ impl<'a> Foreign<'a> {
                 )
             }));
         }
-        if legacy_in_use() {
-            let old = LegacyTable::parse(&self.legacy(&["-S"])?, self.tag);
+        for tables in OLD_TABLES.into_iter().filter(OldTables::in_use) {
+            let old = LegacyTable::parse(&self.legacy(tables, &["-S"])?, self.tag);
             for (_, rule) in &old.mine {
-                lines.push(format!("iptables-legacy {FORWARD}: {rule} accept"));
+                lines.push(format!("{} {FORWARD}: {rule} accept", tables.program));
             }
         }
         Ok(lines)
@@ -539,10 +562,32 @@ fn nft_block(table: &ForeignTable) -> Option<Option<u64>> {
     }
 }
 
-/// Whether the old filter table exists in the calling thread's network namespace.
-fn legacy_in_use() -> bool {
-    std::fs::read_to_string("/proc/thread-self/net/ip_tables_names")
-        .is_ok_and(|names| names.lines().any(|name| name == "filter"))
+/// The tables of one family that were there before nftables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct OldTables {
+    program: &'static str,
+    /// Which tables there are.
+    names: &'static str,
+}
+
+/// IPv4 and IPv6.
+const OLD_TABLES: [OldTables; 2] = [
+    OldTables {
+        program: "iptables-legacy",
+        names: "/proc/thread-self/net/ip_tables_names",
+    },
+    OldTables {
+        program: "ip6tables-legacy",
+        names: "/proc/thread-self/net/ip6_tables_names",
+    },
+];
+
+impl OldTables {
+    /// Whether the filter table exists in the calling thread's network namespace.
+    fn in_use(&self) -> bool {
+        std::fs::read_to_string(self.names)
+            .is_ok_and(|names| names.lines().any(|name| name == "filter"))
+    }
 }
 
 /// What `iptables-legacy -S` says.

@@ -24,7 +24,7 @@ use crate::Error;
 use crate::network::Network;
 
 /// Which protocol's forwarding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Family {
     V4,
     V6,

@@ -10,6 +10,7 @@
 //!     endpoints, verify, rules, choose_subnet                                observe.rs
 //!     publish, unpublish, keep_published                                     publish.rs
 //!     guard, unguard, allow, egress_of                                       egress.rs
+//!       iptables/              the same rules where there is no nftables
 //!       forwarding.rs          which links of the host forward, and back
 //!       firewall.rs            foreign chains that would drop our traffic
 //!   Ipam                       addresses of one subnet, in memory            ipam.rs
@@ -29,6 +30,7 @@ pub mod files;
 mod firewall;
 mod forwarding;
 mod ipam;
+mod iptables;
 mod network;
 mod observe;
 mod plan;
@@ -38,8 +40,9 @@ mod resolver;
 pub use apply::{Networks, Report, Settings};
 pub use egress::{Allowed, EgressCount, Flow, Guard, Holder};
 pub use firewall::{Firewall, Output, Run};
-pub use hull_os::netlink::MacvlanMode;
+pub use hull_os::netlink::{IpvlanMode, IpvlanReach, MacvlanMode};
 pub use ipam::{AddressPool, Ipam, choose_subnet};
+pub use iptables::Backend;
 pub use network::{Endpoint, InvalidNetwork, Kind, Mac, Network, Pool, Subnet};
 pub use observe::EndpointLink;
 pub use plan::{
@@ -159,6 +162,15 @@ pub enum Error {
         #[source]
         cause: NetlinkError,
     },
+    /// A program of iptables refused.
+    #[error("run {command}")]
+    Iptables {
+        /// With its arguments.
+        command: String,
+        /// What it said.
+        #[source]
+        cause: io::Error,
+    },
     /// A foreign chain could not be told to accept our bridges.
     #[error("add accept rules for our bridges to {chain}")]
     Cooperate {
@@ -190,6 +202,7 @@ impl Error {
             Self::Exhausted { .. } => ErrorKind::LimitReached,
             Self::List { cause, .. }
             | Self::Setting { cause, .. }
+            | Self::Iptables { cause, .. }
             | Self::Cooperate { cause, .. }
             | Self::Record { cause, .. } => ErrorKind::of_io(cause),
             Self::Bridge { cause, .. }

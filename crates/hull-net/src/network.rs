@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use hull_model::SandboxId;
-use hull_os::netlink::MacvlanMode;
+use hull_os::netlink::{IpvlanMode, IpvlanReach, MacvlanMode};
 
 use crate::egress::Allowed;
 
@@ -272,6 +272,8 @@ pub enum Kind {
     Bridge,
     /// By a link of the host that leads to a network outside; each has a link on top of it.
     Macvlan(MacvlanMode),
+    /// The same, where all have the hardware address of that link.
+    Ipvlan(IpvlanMode, IpvlanReach),
 }
 
 /// A network: one bridge, and what its endpoints may reach.
@@ -320,6 +322,8 @@ impl Network {
         if name.is_empty()
             || name.len() > LINK_NAME_BYTES_MAX
             || name.starts_with('.')
+            // All links that begin so, to iptables.
+            || name.ends_with('+')
             || !name.bytes().all(plain)
         {
             return Err(InvalidNetwork::LinkName { name: name.clone() });
@@ -439,7 +443,7 @@ mod tests {
     fn a_network_that_cannot_be_is_refused() {
         let good = Network::default_bridge("172.17.0.0/16".parse().unwrap(), 1500);
         assert_eq!(good.validate(), Ok(()));
-        for bridge in ["", "a-name-too-long-", "a/b", "..", "a b", "a:b"] {
+        for bridge in ["", "a-name-too-long-", "a/b", "..", "a b", "a:b", "a+"] {
             let bad = Network {
                 bridge: bridge.to_owned(),
                 ..good.clone()

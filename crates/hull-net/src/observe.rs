@@ -8,6 +8,7 @@ use crate::apply::{Networks, bridged};
 use crate::egress;
 use crate::forwarding::{self, Both, Family, Forwarding, routed_by_others};
 use crate::ipam::{AddressPool, choose_subnet};
+use crate::iptables::Backend;
 use crate::network::{Network, Subnet};
 use crate::plan;
 use crate::publish;
@@ -99,6 +100,9 @@ impl Networks {
         wanted: &[Network],
         forwarding: &Both,
     ) -> Result<Vec<String>, Error> {
+        if self.settings.backend == Backend::Iptables {
+            return self.verify_iptables(wanted, forwarding);
+        }
         let list = |cause| Error::List {
             what: "rules of our table",
             cause,
@@ -155,31 +159,41 @@ impl Networks {
     /// What we installed and why, for people: our own table, then what foreign chains have of us.
     pub fn rules(&self) -> Result<String, Error> {
         let wanted = bridged(&self.wanted());
-        let tag = &self.settings.tag;
         let mut lines = Vec::new();
         if !wanted.is_empty() {
             let links = self.links(&mut self.socket()?)?;
             let forwarding = self.forwarding(&wanted, &links)?;
-            let reach = self.settings.reach;
-            let table = plan::table(tag, &wanted, &forwarding, reach, &self.guards());
-            for (set, keys) in table.sets() {
-                let keys: Vec<_> = keys.iter().map(|key| key.join(" . ")).collect();
-                lines.push(format!("inet {tag} @{set} = {{ {} }}", keys.join(", ")));
-            }
-            for ((protocol, host, port), to) in self.published().iter() {
-                let host = std::net::SocketAddr::new(*host, *port);
-                lines.push(format!("inet {tag} published {protocol} {host} : {to}"));
-            }
-            for rule in &table.rules {
-                lines.push(format!(
-                    "inet {tag} {}: {rule}  # {}",
-                    rule.chain(),
-                    rule.comment()
-                ));
+            if self.settings.backend == Backend::Iptables {
+                lines.extend(self.list_iptables(&wanted, &forwarding));
+            } else {
+                lines.extend(self.list_table(&wanted, &forwarding));
             }
         }
         lines.extend(self.foreign()?.list(&wanted)?);
         Ok(lines.into_iter().map(|line| line + "\n").collect())
+    }
+
+    fn list_table(&self, wanted: &[Network], forwarding: &Both) -> Vec<String> {
+        let tag = &self.settings.tag;
+        let mut lines = Vec::new();
+        let reach = self.settings.reach;
+        let table = plan::table(tag, wanted, forwarding, reach, &self.guards());
+        for (set, keys) in table.sets() {
+            let keys: Vec<_> = keys.iter().map(|key| key.join(" . ")).collect();
+            lines.push(format!("inet {tag} @{set} = {{ {} }}", keys.join(", ")));
+        }
+        for ((protocol, host, port), to) in self.published().iter() {
+            let host = std::net::SocketAddr::new(*host, *port);
+            lines.push(format!("inet {tag} published {protocol} {host} : {to}"));
+        }
+        for rule in &table.rules {
+            lines.push(format!(
+                "inet {tag} {}: {rule}  # {}",
+                rule.chain(),
+                rule.comment()
+            ));
+        }
+        lines
     }
 
     /// A subnet of the pools that neither the host nor `taken` uses, for `bridge`. One

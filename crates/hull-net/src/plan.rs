@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hull_model::SandboxId;
-use hull_os::netlink::{Batch, LinkChange, Macvlan, MacvlanMode, Veth, is_link_local};
+use hull_os::netlink::{
+    Batch, Ipvlan, IpvlanMode, IpvlanReach, LinkChange, Macvlan, MacvlanMode, Veth, is_link_local,
+};
 use hull_os::nft::{BaseChain, Family, Hook, Key, Place, Rule, Transaction, Verdict, link_key};
 
 use crate::egress::{self, Counts, Guards};
@@ -110,6 +112,28 @@ pub(crate) fn plan_macvlan(
         mac: endpoint.mac().0,
         mtu: network.mtu,
         mode,
+    });
+    LinkSteps {
+        host: host.into_bytes(),
+        inside: plan_inside(network, endpoint),
+        netns_fd_offset: Some(netns_fd_offset),
+    }
+}
+
+/// The same for a link that shares the hardware address of its parent.
+pub(crate) fn plan_ipvlan(
+    network: &Network,
+    endpoint: &Endpoint,
+    parent_index: u32,
+    (mode, reach): (IpvlanMode, IpvlanReach),
+) -> LinkSteps {
+    let mut host = Batch::new();
+    let netns_fd_offset = host.create_ipvlan(&Ipvlan {
+        name: &endpoint.link,
+        parent: parent_index,
+        mtu: network.mtu,
+        mode,
+        reach,
     });
     LinkSteps {
         host: host.into_bytes(),

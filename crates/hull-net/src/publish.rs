@@ -27,6 +27,7 @@ use hull_os::nft::{
 
 use crate::Error;
 use crate::apply::{KERNEL_ANSWER_MS_MAX, Networks};
+use crate::iptables::Backend;
 use crate::network::Network;
 use crate::plan;
 
@@ -283,11 +284,18 @@ impl Networks {
         let mut published = self.published();
         let mut wanted = published.clone();
         change(&mut wanted);
-        let transaction = difference(&self.settings.tag, &published, &wanted);
-        let result = if transaction.is_empty() {
-            Ok(())
-        } else {
-            self.nftables()?.commit(transaction)
+        if *published == wanted {
+            return Ok(());
+        }
+        let result = match self.settings.backend {
+            Backend::Iptables => {
+                self.change_iptables(&wanted, &self.guards())?;
+                Ok(())
+            }
+            Backend::Nftables => {
+                let change = difference(&self.settings.tag, &published, &wanted);
+                self.nftables()?.commit(change)
+            }
         };
         match result {
             Ok(()) => {

@@ -20,10 +20,14 @@ use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
 use hull_model::port::Protocol;
-use hull_net::{Endpoint, Firewall, Forward, Network, Networks, Output, Pool, Reach, Settings};
+use hull_net::{
+    Backend, Endpoint, Firewall, Forward, Network, Networks, Output, Pool, Reach, Settings,
+};
 use hull_os::netlink::Socket;
 
 const ROLE: &str = "HULL_TEST_ROLE";
+/// Asks for another backend than nftables.
+const BACKEND: &str = "HULL_TEST_BACKEND";
 /// How long something that must not get through is waited for, in milliseconds.
 const BLOCKED_MS: u64 = 700;
 /// How long something that must get through may take.
@@ -34,22 +38,63 @@ fn in_own_host(test: &str) -> bool {
     if std::env::var(ROLE).is_ok_and(|role| role == "host") {
         return true;
     }
-    if !std::fs::read_to_string("/proc/self/status")
-        .unwrap()
-        .contains("\nUid:\t0\t")
-    {
+    if !is_root() {
         eprintln!("skipped: {test} needs root");
         return false;
     }
+    again_in_own_host(test, "nftables");
+    false
+}
+
+fn again_in_own_host(test: &str, backend: &str) {
     let status = Command::new("unshare")
         .args(["--net", "--mount", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(ROLE, "host")
+        .env(BACKEND, backend)
         .status()
         .unwrap();
     assert!(status.success(), "{test} failed in its namespace");
-    false
+}
+
+/// Tests of above once more with iptables, by its newer and its older program.
+macro_rules! with_iptables {
+    ($($name:ident: $test:ident, $program:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            if is_root() {
+                again_in_own_host(stringify!($test), $program);
+            }
+        }
+    )*};
+}
+
+with_iptables! {
+    iptables_lets_out_and_nobody_in:
+        containers_reach_each_other_and_the_outside_but_nobody_comes_in, "iptables";
+    iptables_legacy_lets_out_and_nobody_in:
+        containers_reach_each_other_and_the_outside_but_nobody_comes_in, "iptables-legacy";
+    iptables_keeps_networks_apart:
+        networks_are_kept_apart_and_internal_ones_closed, "iptables";
+    iptables_makes_no_router:
+        a_host_that_does_not_route_does_not_become_a_router, "iptables";
+    iptables_leads_to_published_ports:
+        published_ports_are_reached_from_everywhere_they_should_be, "iptables";
+    iptables_legacy_leads_to_published_ports:
+        published_ports_are_reached_from_everywhere_they_should_be, "iptables-legacy";
+    published_ports_of_iptables_outlive_daemons:
+        published_ports_outlive_daemons_and_flushed_rules, "iptables";
+    published_ports_of_iptables_legacy_outlive_daemons:
+        published_ports_outlive_daemons_and_flushed_rules, "iptables-legacy";
+    two_daemons_with_iptables: two_daemons_on_one_host_leave_each_other_alone, "iptables";
+    iptables_legacy_that_drops_is_told_to_accept:
+        a_forward_chain_of_the_old_iptables_that_drops_is_told_to_accept, "iptables-legacy";
+}
+
+fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status.contains("\nUid:\t0\t")
 }
 
 fn run(command: &[&str]) -> String {
@@ -68,12 +113,52 @@ fn run_words(words: &str) -> String {
 
 /// The seam of [`Networks`], as a test may have it.
 fn runner(command: &[&str]) -> std::io::Result<Output> {
-    let output = Command::new(command[0]).args(&command[1..]).output()?;
+    let output = Command::new(variant(command[0]))
+        .args(&command[1..])
+        .output()?;
     Ok(Output {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     })
+}
+
+/// The program that a host with the older iptables would have by this name.
+fn variant(program: &str) -> String {
+    let old = std::env::var(BACKEND).is_ok_and(|backend| backend == "iptables-legacy");
+    match program.split_once("tables") {
+        Some((family, rest)) if old && !rest.starts_with("-legacy") => {
+            format!("{family}tables-legacy{rest}")
+        }
+        _ => program.to_owned(),
+    }
+}
+
+/// Takes every rule away, as the start of a firewall does.
+fn flush_rules() {
+    run_words("nft flush ruleset");
+    for table in ["raw", "mangle", "filter", "nat"] {
+        if backend() == Backend::Iptables {
+            run(&[&variant("iptables"), "-t", table, "-F"]);
+            run(&[&variant("iptables"), "-t", table, "-X"]);
+        }
+    }
+}
+
+/// Where published ports lead, as an administrator sees it.
+fn published() -> String {
+    match backend() {
+        Backend::Nftables => run_words("nft list map inet hull ports4").replace(" . ", ":"),
+        Backend::Iptables => run(&[&variant("iptables-save"), "-t", "nat"]),
+    }
+}
+
+/// The backend under test.
+fn backend() -> Backend {
+    match std::env::var(BACKEND).as_deref() {
+        Ok("iptables" | "iptables-legacy") => Backend::Iptables,
+        _ => Backend::Nftables,
+    }
 }
 
 /// A network namespace, held by a process.
@@ -263,6 +348,7 @@ impl Host {
             tag: "hull".to_owned(),
             firewall,
             reach: Reach::All,
+            backend: backend(),
         };
         Self {
             outside,
@@ -315,7 +401,7 @@ impl Host {
             "{}{}{}{:?}{:?}",
             run_words("ip -o -d link"),
             run_words("ip route show table all"),
-            run_words("nft list ruleset"),
+            rules_of_all(),
             forwarding,
             files
                 .drain(..)
@@ -328,6 +414,22 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.run);
+    }
+}
+
+/// Rules of everybody; with iptables without the empty chains that its tables begin with.
+fn rules_of_all() -> String {
+    match backend() {
+        Backend::Nftables => run_words("nft list ruleset"),
+        Backend::Iptables => {
+            let all = ["iptables-save", "ip6tables-save"].map(|save| run(&[&variant(save)]));
+            let ours = |line: &&str| line.starts_with('-') || line.starts_with(":hull");
+            all.concat()
+                .lines()
+                .filter(ours)
+                .map(|line| line.to_owned() + "\n")
+                .collect()
+        }
     }
 }
 
@@ -471,6 +573,7 @@ fn ensure_again_changes_nothing_and_repairs_what_others_broke() {
         tag: "hull".to_owned(),
         firewall: Firewall::Cooperate,
         reach: Reach::All,
+        backend: backend(),
     };
     let again = Networks::open(settings, Box::new(runner));
     again.ensure(&wanted).unwrap();
@@ -613,7 +716,12 @@ fn a_host_that_does_not_route_does_not_become_a_router() {
 
 /// Rules of iptables and nft as text, without packet counts.
 fn foreign_rules(iptables: &str) -> String {
-    run(&[iptables, "-S"]) + &run(&[iptables, "-t", "nat", "-S"])
+    let all = run(&[iptables, "-S"]) + &run(&[iptables, "-t", "nat", "-S"]);
+    let foreign = |line: &&str| !line.contains(" hull-");
+    all.lines()
+        .filter(foreign)
+        .map(|line| line.to_owned() + "\n")
+        .collect()
 }
 
 fn cooperation_with(iptables: &str) {
@@ -864,6 +972,7 @@ fn two_daemons_on_one_host_leave_each_other_alone() {
         tag: "hull-b".to_owned(),
         firewall: Firewall::Cooperate,
         reach: Reach::All,
+        backend: backend(),
     };
     let other = Networks::open(settings, Box::new(runner));
     let mut network = Network::default_bridge("172.18.0.0/16".parse().unwrap(), 1500);
@@ -931,6 +1040,7 @@ fn firewalld_is_asked_to_trust_the_bridge() {
         tag: "hull".to_owned(),
         firewall: Firewall::Cooperate,
         reach: Reach::All,
+        backend: backend(),
     };
     let networks = Networks::open(settings, Box::new(firewall_cmd));
     for _ in 0..2 {
@@ -1141,12 +1251,13 @@ fn published_ports_outlive_daemons_and_flushed_rules() {
         .map(|port| tcp("0.0.0.0", port, "172.17.0.9:80"))
         .collect();
     host.networks.publish(&many).unwrap();
-    run_words("nft flush ruleset");
+    flush_rules();
     host.networks.publish(&[second]).unwrap();
     assert!(seen_from_host("127.0.0.1:8080").is_some(), "restored");
     assert!(seen_from_host("127.0.0.1:8081").is_some());
 
     let settings = |reach| Settings {
+        backend: backend(),
         run: host.run.clone(),
         tag: "hull".to_owned(),
         firewall: Firewall::Cooperate,
@@ -1174,7 +1285,50 @@ fn published_ports_outlive_daemons_and_flushed_rules() {
     let moved = tcp("0.0.0.0", 8080, "172.17.0.7:80");
     inside.publish(&[moved]).unwrap();
     inside.unpublish(&[first]).unwrap();
-    assert!(run_words("nft list map inet hull ports4").contains("172.17.0.7 . 80"));
+    assert!(published().contains("172.17.0.7:80"));
     inside.unpublish(&[moved]).unwrap();
-    assert!(!run_words("nft list map inet hull ports4").contains("172.17"));
+    assert!(!published().contains("172.17.0.7"));
+}
+
+#[test]
+fn ports_and_walls_stay_when_the_backend_changes() {
+    if !in_own_host("ports_and_walls_stay_when_the_backend_changes") {
+        return;
+    }
+    let mut host = Host::new(Firewall::Cooperate);
+    let wanted = [host.default_bridge()];
+    host.networks.ensure(&wanted).unwrap();
+    let web = host.container("bridge", "172.17.0.2");
+    let _web = web.namespace.serve(80);
+    let _outside = host.outside.serve(80);
+    host.networks
+        .publish(&[tcp("0.0.0.0", 8080, "172.17.0.2:80")])
+        .unwrap();
+    host.outside.ip("route add 172.17.0.0/16 via 198.51.100.1");
+    for backend in [Backend::Iptables, Backend::Nftables] {
+        let settings = Settings {
+            run: host.run.clone(),
+            tag: "hull".to_owned(),
+            firewall: Firewall::Cooperate,
+            reach: Reach::All,
+            backend,
+        };
+        let next = Networks::open(settings, Box::new(runner));
+        next.ensure(&wanted).unwrap();
+        assert_eq!(next.verify().unwrap(), Vec::<String>::new());
+        host.outside.reaches(&format!("{HOST_ADDRESS}:8080"));
+        host.outside.is_kept_from("172.17.0.2:80");
+        web.namespace.reaches(OUTSIDE);
+        let has = |rules: String| rules.contains("172.17.0.2");
+        let by_iptables = has(run_words("iptables-save -t nat"));
+        let by_nftables = run_words("nft list ruleset").contains("table inet hull");
+        assert_eq!(
+            (by_iptables, by_nftables),
+            match backend {
+                Backend::Iptables => (true, false),
+                Backend::Nftables => (false, true),
+            }
+        );
+        assert_eq!(host.run.join("iptables-tables").exists(), by_iptables);
+    }
 }

@@ -50,7 +50,6 @@ const NOT_APPLICABLE: &[(&str, &str)] = &[
     ("cluster-store-opts", "there is no external cluster store"),
     ("default-network-opts", "give options to each network"),
     ("deprecated-key-path", "manifests are not signed"),
-    ("firewall-backend", "rules are made through nftables"),
     ("mtu-discovery", "each network has its own"),
 ];
 /// Flags that a file cannot hold.

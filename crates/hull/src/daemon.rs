@@ -281,6 +281,7 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
                 Err(_) => return Err(format!("--ip {}: not an address", network.ip)),
             },
             host_firewall: network.host_firewall,
+            firewall_backend: network.firewall_backend,
         },
         registries: registry_options(options),
         downloads_max: transfers(options.max_concurrent_downloads),

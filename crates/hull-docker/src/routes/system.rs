@@ -159,7 +159,7 @@ fn settings(call: &Call) -> Value {
     json!({
         "Plugins": {
             "Volume": ["local"],
-            "Network": ["bridge", "host", "macvlan", "null"],
+            "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
             "Authorization": null,
             "Log": facts.log_drivers,
         },
@@ -182,6 +182,7 @@ fn settings(call: &Call) -> Value {
             "RemoteManagers": null,
         },
         "LiveRestoreEnabled": true,
+        "FirewallBackend": {"Driver": facts.firewall_backend},
         "Isolation": "",
         "InitBinary": "hull-shim",
         "ContainerdCommit": {"ID": ""},

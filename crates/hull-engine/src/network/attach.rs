@@ -141,7 +141,7 @@ impl Network {
     ) -> Result<Vec<u8>> {
         self.detach(id, endpoint.number)?;
         let mut requests = Vec::new();
-        if self.is_macvlan(endpoint) {
+        if self.is_on_top(endpoint) {
             let link = hull_net::inner_link(endpoint.number);
             requests.extend(hull_net::plan_removal(&link));
         }

@@ -90,12 +90,10 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: NetworkRequest) -> Res
         .await?;
     let job = core.clone();
     let made = core.jobs.run(Pool::Kernel, move || match planned {
-        Some(planned) => job.network.networks.add(planned).map(drop),
+        Some(planned) => job.network.make(planned),
         None => Ok(()),
     });
-    let made = made
-        .await
-        .and_then(|made| made.map_err(failed("set up the network")));
+    let made = made.await.and_then(|made| made);
     if let Err(error) = made {
         core.store.record(vec![Change::remove(key())]);
         return Err(error);
@@ -104,6 +102,21 @@ pub(crate) async fn create(core: &Arc<Core>, mut request: NetworkRequest) -> Res
     publish(core, &made, "create", []);
     network.table().0.insert(id, Entry::new(made));
     Ok(id)
+}
+
+impl Network {
+    fn make(&self, planned: hull_net::Network) -> Result<()> {
+        if matches!(planned.kind, hull_net::Kind::Ipvlan(..)) {
+            let there = self.networks.has_link_kind("ipvlan");
+            if !there.map_err(failed("ask the kernel for ipvlan"))? {
+                return Err(EngineError::Unsupported(
+                    "this kernel has no ipvlan; use the driver macvlan or bridge".to_owned(),
+                ));
+            }
+        }
+        let added = self.networks.add(planned);
+        added.map(drop).map_err(failed("set up the network"))
+    }
 }
 
 /// Removes a network that no running container is on.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hull_model::NetworkId;
-use hull_net::{Kind, MacvlanMode, Subnet};
+use hull_net::{IpvlanMode, IpvlanReach, Kind, MacvlanMode, Subnet};
 
 use super::egress;
 use crate::api::{Network, NetworkDriver, NetworkPool, NetworkRequest, NetworkSpec, PoolRequest};
@@ -25,6 +25,8 @@ const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade"
 const OPTION_MTU: &str = "com.docker.network.driver.mtu";
 const OPTION_PARENT: &str = "parent";
 const OPTION_MODE: &str = "macvlan_mode";
+const OPTION_IPVLAN_MODE: &str = "ipvlan_mode";
+const OPTION_IPVLAN_FLAG: &str = "ipvlan_flag";
 
 fn invalid<T>(text: impl Into<String>) -> Result<T> {
     Err(EngineError::Invalid(text.into()))
@@ -154,12 +156,10 @@ fn driver(word: &str) -> Result<NetworkDriver> {
     match word {
         "" | "bridge" => Ok(NetworkDriver::Bridge),
         "macvlan" => Ok(NetworkDriver::Macvlan),
+        "ipvlan" => Ok(NetworkDriver::Ipvlan),
         "host" | "null" => Err(EngineError::Denied(format!(
             "only one instance of \"{word}\" network is allowed"
         ))),
-        "ipvlan" => Err(EngineError::Unsupported(
-            "driver \"ipvlan\" is not there yet; use macvlan or bridge".to_owned(),
-        )),
         "overlay" => Err(EngineError::Unavailable(
             "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" \
              to connect this node to swarm and try again."
@@ -299,7 +299,9 @@ pub(super) fn link(id: NetworkId, spec: &NetworkSpec) -> String {
             Some(name) if !name.is_empty() => name.clone(),
             _ => format!("br-{}", id.short()),
         },
-        NetworkDriver::Macvlan => spec.options.get(OPTION_PARENT).cloned().unwrap_or_default(),
+        NetworkDriver::Macvlan | NetworkDriver::Ipvlan => {
+            spec.options.get(OPTION_PARENT).cloned().unwrap_or_default()
+        }
         NetworkDriver::Host | NetworkDriver::Null => String::new(),
     }
 }
@@ -322,6 +324,7 @@ pub(super) fn plan(id: NetworkId, spec: &NetworkSpec) -> Result<hull_net::Networ
     };
     let kind = match spec.driver {
         NetworkDriver::Macvlan => Kind::Macvlan(macvlan_mode(spec)?),
+        NetworkDriver::Ipvlan => ipvlan_kind(spec)?,
         _ => Kind::Bridge,
     };
     let network = hull_net::Network {
@@ -342,12 +345,12 @@ pub(super) fn plan(id: NetworkId, spec: &NetworkSpec) -> Result<hull_net::Networ
         icc: flag(OPTION_ICC, true)?,
         egress: egress::of_network(spec)?.map(|egress| egress::ranges(&egress)),
     };
-    if spec.driver == NetworkDriver::Macvlan && network.bridge.is_empty() {
-        return Err(EngineError::Unsupported(
-            "a macvlan network without a parent is not there yet; name a link of the host with \
-             -o parent=LINK"
-                .to_owned(),
-        ));
+    if spec.driver.is_on_top() && network.bridge.is_empty() {
+        return Err(EngineError::Unsupported(format!(
+            "a {} network without a parent is not there yet; name a link of the host with \
+             -o parent=LINK",
+            spec.driver.word()
+        )));
     }
     network
         .validate()
@@ -363,6 +366,23 @@ fn macvlan_mode(spec: &NetworkSpec) -> Result<MacvlanMode> {
         "passthru" => Ok(MacvlanMode::Passthru),
         other => invalid(format!("requested macvlan mode '{other}' is not valid")),
     }
+}
+
+fn ipvlan_kind(spec: &NetworkSpec) -> Result<Kind> {
+    let option = |key: &str| spec.options.get(key).map_or("", String::as_str);
+    let mode = match option(OPTION_IPVLAN_MODE) {
+        "" | "l2" => IpvlanMode::L2,
+        "l3" => IpvlanMode::L3,
+        "l3s" => IpvlanMode::L3s,
+        other => return invalid(format!("requested ipvlan mode '{other}' is not valid")),
+    };
+    let reach = match option(OPTION_IPVLAN_FLAG) {
+        "" | "bridge" => IpvlanReach::Bridge,
+        "private" => IpvlanReach::Private,
+        "vepa" => IpvlanReach::Vepa,
+        other => return invalid(format!("requested ipvlan flag '{other}' is not valid")),
+    };
+    Ok(Kind::Ipvlan(mode, reach))
 }
 
 #[cfg(test)]
@@ -443,6 +463,7 @@ mod tests {
             ("x", "host"),
             ("x", "weird"),
             ("x", "macvlan"),
+            ("x", "ipvlan"),
         ] {
             let request = NetworkRequest {
                 name: name.to_owned(),

@@ -159,7 +159,7 @@ impl Owner {
                      in private (none) mode",
                 );
             }
-            NetworkDriver::Bridge | NetworkDriver::Macvlan => {}
+            NetworkDriver::Bridge | NetworkDriver::Macvlan | NetworkDriver::Ipvlan => {}
         }
         if self.spec.endpoints.contains_key(&to.spec.name) {
             return Err(EngineError::Denied(format!(

@@ -28,7 +28,8 @@ pub use dump::{Address, Link, Route};
 pub use events::Events;
 pub use message::Batch;
 pub use request::{
-    Bridge, LinkChange, Macvlan, MacvlanMode, NETNS_FD_UNKNOWN, Veth, fill_netns, is_link_local,
+    Bridge, Ipvlan, IpvlanMode, IpvlanReach, LinkChange, Macvlan, MacvlanMode, NETNS_FD_UNKNOWN,
+    Veth, fill_netns, is_link_local,
 };
 
 pub(crate) use message::{

@@ -28,6 +28,8 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_MACVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_FLAGS: u16 = 2;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 /// Offset in a message of the link's number, the same for links and addresses.
 const LINK_INDEX_AT: usize = HEADER_BYTES + 4;
@@ -76,6 +78,45 @@ pub enum MacvlanMode {
     Bridge = 4,
     /// It is alone, and has the parent's address.
     Passthru = 8,
+}
+
+/// A link on top of another one that shares its hardware address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ipvlan<'a> {
+    /// Its name in the other namespace.
+    pub name: &'a str,
+    /// Number of the link that it is on top of, in the namespace of the socket.
+    pub parent: u32,
+    /// Largest packet.
+    pub mtu: u32,
+    /// At which layer packets are told apart.
+    pub mode: IpvlanMode,
+    /// Whom it reaches on the same parent.
+    pub reach: IpvlanReach,
+}
+
+/// At which layer an ipvlan's packets are told apart; the kernel's numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IpvlanMode {
+    /// As on one segment with the parent, with address resolution.
+    #[default]
+    L2 = 0,
+    /// Routed by the parent's namespace, without broadcasts.
+    L3 = 1,
+    /// The same, seen by the parent's connection tracking.
+    L3s = 2,
+}
+
+/// Whom an ipvlan reaches on the same parent; the kernel's flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IpvlanReach {
+    /// The others.
+    #[default]
+    Bridge = 0,
+    /// Nobody.
+    Private = 1,
+    /// Others over a switch outside that sends back.
+    Vepa = 2,
 }
 
 /// A bridge as we make it: no spanning tree, no multicast snooping, no IPv6 of its own.
@@ -184,6 +225,43 @@ impl Batch {
         })
         .attribute_u32(libc::IFLA_NET_NS_FD, NETNS_FD_UNKNOWN);
         self.len() as u32 - 4
+    }
+
+    /// Makes a link on top of another one that shares its hardware address, in another network
+    /// namespace; returns where its descriptor belongs, as [`Batch::create_veth`] does.
+    pub fn create_ipvlan(&mut self, ipvlan: &Ipvlan<'_>) -> u32 {
+        self.begin(
+            libc::RTM_NEWLINK,
+            ACK | CREATE | EXCLUSIVE,
+            &link_fixed(0, 0),
+        )
+        .attribute_text(libc::IFLA_IFNAME, ipvlan.name)
+        .attribute_u32(libc::IFLA_LINK, ipvlan.parent)
+        .attribute_u32(libc::IFLA_MTU, ipvlan.mtu)
+        .nested(libc::IFLA_LINKINFO, |info| {
+            info.attribute_text(libc::IFLA_INFO_KIND, "ipvlan").nested(
+                libc::IFLA_INFO_DATA,
+                |data| {
+                    data.attribute(IFLA_IPVLAN_MODE, &(ipvlan.mode as u16).to_ne_bytes())
+                        .attribute(IFLA_IPVLAN_FLAGS, &(ipvlan.reach as u16).to_ne_bytes());
+                },
+            );
+        })
+        .attribute_u32(libc::IFLA_NET_NS_FD, NETNS_FD_UNKNOWN);
+        self.len() as u32 - 4
+    }
+
+    /// Asks for a link of a kind without what each such link needs: refused in any case, as not
+    /// supported only where the kernel does not know the kind.
+    pub fn ask_for_kind(&mut self, kind: &str) -> &mut Self {
+        self.begin(
+            libc::RTM_NEWLINK,
+            ACK | CREATE | EXCLUSIVE,
+            &link_fixed(0, 0),
+        )
+        .nested(libc::IFLA_LINKINFO, |info| {
+            info.attribute_text(libc::IFLA_INFO_KIND, kind);
+        })
     }
 
     /// Makes a bridge.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::FromArgMatches;
-use hull_engine::LayerBacking;
+use hull_engine::{FirewallBackend, LayerBacking};
 
 use super::arguments::{self, parse_int};
 use super::units::{parse_duration, ram_in_bytes};
@@ -334,6 +334,9 @@ pub(crate) struct DaemonNetworkOptions {
     /// Container default gateway IPv6 address
     #[arg(long, value_name = "ip")]
     pub(crate) default_gateway_v6: Option<String>,
+    /// Firewall backend to use, iptables or nftables (default: nftables, where the kernel has it)
+    #[arg(long, value_name = "string", value_parser = parse_firewall_backend)]
+    pub(crate) firewall_backend: Option<FirewallBackend>,
     /// IPv4 subnet for the default bridge network
     #[arg(long, value_name = "string")]
     pub(crate) fixed_cidr: Option<String>,
@@ -414,6 +417,12 @@ fn parse_backing(text: &str) -> Result<LayerBacking, String> {
         "directory" => Ok(LayerBacking::Directory),
         _ => Err(format!("no such way to mount layers: {text}")),
     }
+}
+
+fn parse_firewall_backend(text: &str) -> Result<FirewallBackend, String> {
+    let known = [FirewallBackend::Iptables, FirewallBackend::Nftables];
+    let found = known.into_iter().find(|backend| backend.word() == text);
+    found.ok_or_else(|| format!("invalid firewall-backend {text:?}"))
 }
 
 fn parse_pause(text: &str) -> Result<Duration, String> {
