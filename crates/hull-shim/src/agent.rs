@@ -43,6 +43,8 @@ const VERSION: u32 = 1;
 const PORT_NAME: &str = "hull.agent";
 /// How long a device may take to appear after its module is there.
 const DEVICE_WAIT: Duration = Duration::from_secs(20);
+/// Descriptors that a process in a guest may have where nobody set a limit: what Docker's service gives.
+const DESCRIPTORS_MAX: u64 = 1 << 20;
 /// Pause between two looks.
 const DEVICE_PAUSE: Duration = Duration::from_millis(2);
 /// How long the kernel may take for one answer about links.
@@ -71,6 +73,9 @@ pub(crate) fn run() -> io::Result<()> {
 
 /// Puts modules in and changes from the kernel's first root, which cannot be left, to one that can.
 fn prepare() -> io::Result<()> {
+    // The kernel's own limits are for a machine of users; these are what a container inherits elsewhere.
+    process::set_rlimit(libc::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX)?;
+    process::set_rlimit(libc::RLIMIT_NPROC, libc::RLIM_INFINITY, libc::RLIM_INFINITY)?;
     fs::create_dir_all("/new")?;
     let none = mount::Attributes::none();
     // Devices are there before the modules, so that nothing of them is missed.

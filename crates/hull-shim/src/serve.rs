@@ -677,6 +677,10 @@ impl Server {
                 task.failure = Some(why.unwrap_or_else(|| machine.failure()));
             }
             task.end(Machine::end_of_machine(ended));
+            // Clients that hold a stream of it hold up nothing.
+            let patience = Duration::from_millis(DRAIN_MS_MAX);
+            task.deadline
+                .get_or_insert_with(|| Instant::now() + patience);
         }
     }
 
