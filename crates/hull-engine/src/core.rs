@@ -19,7 +19,7 @@ use crate::EngineConfig;
 use crate::api::{AttachRequest, Container, HostFacts, LogsRequest};
 use crate::error::{EngineError, Result};
 use crate::events::Events;
-use crate::jobs::{Jobs, Pool};
+use crate::jobs::Jobs;
 use crate::names::Changes;
 use crate::network::Network;
 use crate::object::exec::ExecTable;
@@ -29,6 +29,7 @@ use crate::object::transfer::Transfers;
 use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::reload::Reloadable;
+use crate::sizes::Sizes;
 use crate::stats::Moments;
 use crate::store::Store;
 use crate::{log_driver, logs};
@@ -63,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) host: HostFacts,
     /// For shares of processor time.
     pub(crate) moments: Moments,
+    /// What trees of files took lately.
+    pub(crate) sizes: Sizes,
     /// Which limits this host can hold.
     pub(crate) support: Support,
     /// Whether overlay takes layers by descriptor here (Linux 6.13 and newer).
@@ -197,13 +200,12 @@ impl Core {
             .map_err(|e| EngineError::io(format!("read the cgroup {cgroup}"), e))
     }
 
-    /// Bytes that a container has written to its root; what cannot be read counts as nothing.
-    pub(crate) async fn size_of(&self, container: &Container) -> u64 {
-        let upper = container.upper_dir.clone();
-        self.jobs
-            .run(Pool::Disk, move || tree_bytes(&upper))
-            .await
-            .unwrap_or_default()
+    /// Bytes that each container has written to its root; what cannot be read counts as nothing.
+    pub(crate) async fn sizes_of(self: &Arc<Self>, containers: &[Arc<Container>]) -> Vec<u64> {
+        let bytes = |core: &Core, container: &Arc<Container>| {
+            core.sizes.of(&container.upper_dir, tree_bytes)
+        };
+        self.measure(containers.to_vec(), bytes).await
     }
 
     /// Bytes of a layer's file; 0 when it is not there.

@@ -31,6 +31,7 @@ mod open;
 mod port;
 mod recover;
 mod reload;
+mod sizes;
 mod stats;
 mod store;
 mod translate;
@@ -500,7 +501,8 @@ impl Containers<'_> {
             if container.state.is_live() || restarting || keep(&container) {
                 continue;
             }
-            let bytes = self.0.size_of(&container).await;
+            let alone = std::slice::from_ref(&container);
+            let bytes: u64 = self.0.sizes_of(alone).await.iter().sum();
             if self
                 .remove(container.id, RemoveOptions::default())
                 .await
@@ -514,19 +516,21 @@ impl Containers<'_> {
         Ok((gone, freed))
     }
 
-    /// Bytes that a container has written to its root, and of all that it sees (its layers too).
-    ///
-    /// # Errors
-    /// `NoSuchContainer`.
-    pub async fn sizes(&self, id: SandboxId) -> Result<(u64, u64)> {
-        let container = self.inspect(id)?;
-        let written = self.0.size_of(&container).await;
-        let layers = container
-            .layers
-            .iter()
-            .map(|layer| self.0.layer_bytes(layer))
-            .sum::<u64>();
-        Ok((written, written + layers))
+    /// Bytes that each container has written to its root, and of all that it sees (its layers too);
+    /// a large tree is not walked again for some seconds.
+    pub async fn sizes(&self, containers: &[Arc<Container>]) -> Vec<(u64, u64)> {
+        let mut known = HashMap::new();
+        let mut layer_bytes = |layer: &Digest| {
+            let bytes = known.entry(*layer);
+            *bytes.or_insert_with(|| self.0.layer_bytes(layer))
+        };
+        let written = self.0.sizes_of(containers).await;
+        let all = containers.iter().zip(written);
+        all.map(|(container, written)| {
+            let layers: u64 = container.layers.iter().map(&mut layer_bytes).sum();
+            (written, written + layers)
+        })
+        .collect()
     }
 
     /// Prepares an exec; returns its id.
@@ -928,9 +932,9 @@ impl Volumes<'_> {
         object::volume::prune(self.0, keep).await
     }
 
-    /// Bytes that a volume takes on the disk.
-    pub async fn usage(&self, volume: &Volume) -> u64 {
-        object::volume::usage(self.0, volume).await
+    /// Bytes that each volume takes on the disk; a large one is not walked again for some seconds.
+    pub async fn usage(&self, volumes: &[Volume]) -> Vec<u64> {
+        object::volume::usage(self.0, volumes).await
     }
 
     /// Writes what is in a volume as an archive.

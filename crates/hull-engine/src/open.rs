@@ -78,13 +78,14 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         &contents,
     )?;
     let images = ImageTable::recover(&storage, &contents);
-    let reloadable = Reloadable::new(config.registries.clone(), config.uploads_max)?;
+    let reloadable = Reloadable::new(&config)?;
     let volumes = VolumeTable::open(&config.data_root, &contents)?;
     let data_root = config.data_root.clone();
     let core = Arc::new(Core {
         support: cgroups.support(),
         host: host_facts(&cgroups),
         moments: Moments::default(),
+        sizes: crate::sizes::Sizes::default(),
         lowers_by_descriptor: kernel_version() >= LOWERS_BY_DESCRIPTOR_SINCE,
         boot_id,
         engine_id,

@@ -81,15 +81,14 @@ impl Health {
         self.restart_due = false;
     }
 
-    /// Takes a result in; says whether the word changed.
-    pub fn take(&mut self, result: ProbeResult, check: &Healthcheck, started_ns: i64) -> bool {
+    /// Takes a result in; says whether the word changed. `ran_ns` is how long the container ran when the
+    /// probe began, by a clock that nobody sets.
+    pub fn take(&mut self, result: ProbeResult, check: &Healthcheck, ran_ns: i64) -> bool {
         let before = self.status;
         if result.exit_code == 0 {
             self.failing_streak = 0;
             self.status = HealthStatus::Healthy;
-        } else if before != HealthStatus::Starting
-            || result.start_ns - started_ns >= check.start_period_ns
-        {
+        } else if before != HealthStatus::Starting || ran_ns >= check.start_period_ns {
             self.failing_streak = self.failing_streak.saturating_add(1);
             let retries = if check.retries > 0 {
                 check.retries
@@ -106,10 +105,10 @@ impl Health {
         self.status != before
     }
 
-    /// Nanoseconds between the end of one probe and the next.
-    pub fn interval_ns(&self, check: &Healthcheck, started_ns: i64, now_ns: i64) -> i64 {
+    /// Nanoseconds between the end of one probe and the next, for a container that runs for `ran_ns`.
+    pub fn interval_ns(&self, check: &Healthcheck, ran_ns: i64) -> i64 {
         let in_start_period =
-            self.status == HealthStatus::Starting && now_ns - started_ns < check.start_period_ns;
+            self.status == HealthStatus::Starting && ran_ns < check.start_period_ns;
         match in_start_period {
             true => or_default(check.start_interval_ns, START_INTERVAL_NS),
             false => or_default(check.interval_ns, INTERVAL_NS),
@@ -204,7 +203,7 @@ mod tests {
                 exit_code: *code,
                 output: String::new(),
             };
-            health.take(result, check, 0);
+            health.take(result, check, at * SECOND_NS);
             seen.push((health.status.word(), health.failing_streak));
         }
         assert_eq!(seen, expected);
@@ -243,6 +242,31 @@ mod tests {
             &[starting, starting, ("unhealthy", 1)],
         );
         check(&patient, &[0, 1], &[("healthy", 0), ("unhealthy", 1)]);
+    }
+
+    #[test]
+    fn what_the_clock_of_the_host_says_decides_nothing() {
+        let patient = Healthcheck {
+            start_period_ns: 3 * SECOND_NS,
+            start_interval_ns: 7,
+            interval_ns: 8,
+            retries: 1,
+            ..Healthcheck::default()
+        };
+        let failure = |at_ns| ProbeResult {
+            start_ns: at_ns,
+            end_ns: at_ns,
+            exit_code: 1,
+            output: String::new(),
+        };
+        let mut health = Health::default();
+        // Set to a year ahead, then to a year before the start.
+        for jump_s in [31_536_000, -31_536_000] {
+            assert!(!health.take(failure(jump_s * SECOND_NS), &patient, 2 * SECOND_NS));
+            assert_eq!(health.interval_ns(&patient, 2 * SECOND_NS), 7);
+        }
+        assert_eq!(health.interval_ns(&patient, 3 * SECOND_NS), 8);
+        assert!(health.take(failure(-1), &patient, 3 * SECOND_NS));
     }
 
     #[test]

@@ -208,6 +208,7 @@ impl Reloading {
             registries: registry_options(&options),
             downloads_max: transfers(options.max_concurrent_downloads),
             uploads_max: transfers(options.max_concurrent_uploads),
+            image_gc: image_gc(&options),
             facts: reload_facts(&options),
         };
         self.engine.reload(reload).map_err(|error| error.chain())?;
@@ -240,6 +241,11 @@ fn reload_facts(options: &DaemonOptions) -> BTreeMap<String, String> {
         (
             "max-concurrent-uploads",
             options.max_concurrent_uploads.unwrap_or(5).to_string(),
+        ),
+        ("image-gc-size-max", options.image_gc_size_max.to_string()),
+        (
+            "image-gc-unused-for",
+            format!("{}s", options.image_gc_unused_for.as_secs()),
         ),
         ("registry-mirrors", list(&options.registry_mirror)),
     ]
@@ -286,12 +292,16 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
         registries: registry_options(options),
         downloads_max: transfers(options.max_concurrent_downloads),
         uploads_max: transfers(options.max_concurrent_uploads),
-        image_gc: ImageGc {
-            unused_for: Some(options.image_gc_unused_for).filter(|limit| !limit.is_zero()),
-            bytes_max: Some(options.image_gc_size_max).filter(|&limit| limit > 0),
-        },
+        image_gc: image_gc(options),
         layer_backing: options.layer_backing,
     })
+}
+
+fn image_gc(options: &DaemonOptions) -> ImageGc {
+    ImageGc {
+        unused_for: Some(options.image_gc_unused_for).filter(|limit| !limit.is_zero()),
+        bytes_max: Some(options.image_gc_size_max).filter(|&limit| limit > 0),
+    }
 }
 
 /// How many transfers were asked for; 0: nobody said.

@@ -1,6 +1,7 @@
 //! Containers: list, create, inspect and the verbs that change them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
@@ -85,24 +86,20 @@ pub(super) async fn list(call: Call) -> Answer {
     let now_ns = time::now_ns();
     let mut names = ImageNames::new(call.engine().images());
     let mut rows = Vec::with_capacity(shown.len());
-    for container in &shown {
-        let sizes = sizes(&call, container.id).await?;
+    let measured = sizes(&call, &shown).await;
+    for (container, sizes) in shown.iter().zip(measured) {
         rows.push(Summary::show(container, names.of(container), now_ns, sizes));
     }
     json(&rows)
 }
 
 /// What containers take on disk, when the client asked: it is a walk through files.
-async fn sizes(call: &Call, id: SandboxId) -> Result<Sizes, ApiError> {
+async fn sizes(call: &Call, containers: &[Arc<Container>]) -> Vec<Sizes> {
     if !call.query.flag("size") {
-        return Ok(None);
+        return vec![None; containers.len()];
     }
-    match call.engine().containers().sizes(id).await {
-        Ok(sizes) => Ok(Some(sizes)),
-        // Removed since it was listed.
-        Err(EngineError::NoSuchContainer(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let sizes = call.engine().containers().sizes(containers).await;
+    sizes.into_iter().map(Some).collect()
 }
 
 /// Looks up what image names mean now, each once per request.
@@ -319,6 +316,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
     };
     let platform = Some(call.query.get("platform").to_owned()).filter(|p| !p.is_empty());
     let body: CreateBody = call.json().await?;
+    let warning = body.warning(call.minor);
     let request = CreateRequest {
         platform,
         ..body.into_request(name, call.minor)?
@@ -326,7 +324,7 @@ pub(super) async fn create(mut call: Call) -> Answer {
     let created = call.engine().containers().create(request).await?;
     let answer = CreateAnswer {
         id: created.id.to_string(),
-        warnings: created.warnings,
+        warnings: warning.into_iter().chain(created.warnings).collect(),
     };
     json_with(StatusCode::CREATED, &answer)
 }
@@ -334,8 +332,9 @@ pub(super) async fn create(mut call: Call) -> Answer {
 pub(super) async fn inspect(call: Call) -> Answer {
     let id = call.container()?;
     let container = call.engine().containers().inspect(id)?;
-    let sizes = sizes(&call, id).await?;
+    let sizes = sizes(&call, std::slice::from_ref(&container)).await;
     let egress = call.engine().containers().egress(&container).await;
+    let sizes = sizes.first().copied().flatten();
     let shown = Inspect::show(&container, sizes, egress);
     // From its first start on.
     if call.minor < MINOR_ALIASES_AS_GIVEN && container.started_ns != 0 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream;
 use http::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 use http::{Method, StatusCode};
 use hull_model::event::{Happening, Subject};
@@ -14,20 +14,22 @@ use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::containers::ImageNames;
-use super::volumes;
 use crate::body::{Body, json, json_line, no_content, reply};
 use crate::errors::ApiError;
 use crate::filter::Filters;
 use crate::host;
-use crate::request::Call;
+use crate::request::{ApiMinor, Call};
 use crate::router::Answer;
 use crate::time::{self, rfc3339};
 use crate::wire::container::{STORAGE_DRIVER, Summary};
 use crate::wire::image;
+use crate::wire::volume::Volume;
 use crate::{API_VERSION, API_VERSION_MIN};
 
-/// Folders that are measured at the same time.
-pub(super) const WALKS_AT_ONCE: usize = 8;
+/// First version in which a client can ask for the usage of some kinds of objects only.
+const MINOR_TYPES_OF_USAGE: ApiMinor = 42;
+/// Kinds of objects that take space.
+const USAGES: [&str; 4] = ["container", "image", "volume", "build-cache"];
 /// Filters of events that name an object.
 const OBJECTS: [&str; 9] = [
     "config",
@@ -399,38 +401,67 @@ async fn next_event(
     }
 }
 
+/// What `system df` shows; of what was not asked for, nothing.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DiskUsage<'a> {
+    layers_size: u64,
+    images: Option<Vec<image::Summary>>,
+    containers: Option<Vec<Summary<'a>>>,
+    volumes: Option<Vec<Volume<'a>>>,
+    build_cache: Option<[(); 0]>,
+}
+
 pub(super) async fn disk_usage(call: Call) -> Answer {
-    let containers = call.engine().containers();
-    let now_ns = time::now_ns();
-    let mut names = ImageNames::new(call.engine().images());
-    let list = containers.list();
-    let walks = list.iter().map(|container| containers.sizes(container.id));
-    let walks: Vec<_> = walks.collect();
-    let sizes = stream::iter(walks).buffered(WALKS_AT_ONCE);
-    let images = call.engine().images();
-    let (usage, sizes, volumes) = tokio::join!(
-        images.usage(),
-        sizes.collect::<Vec<_>>(),
-        volumes::usage(&call)
+    let asked: Vec<&str> = match call.minor {
+        MINOR_TYPES_OF_USAGE.. => call.query.all("type").collect(),
+        _ => Vec::new(),
+    };
+    if let Some(unknown) = asked.iter().find(|word| !USAGES.contains(word)) {
+        return Err(ApiError::invalid(format!("unknown object type: {unknown}")));
+    }
+    let is_asked = |word: &str| asked.is_empty() || asked.contains(&word);
+    let engine = call.engine();
+    let (containers, volumes, images) = (engine.containers(), engine.volumes(), engine.images());
+    let list = is_asked("container").then(|| containers.list());
+    let volume_list = is_asked("volume").then(|| volumes.list());
+    let (usage, sizes, volume_sizes) = tokio::join!(
+        async {
+            if is_asked("image") {
+                images.usage().await.map(Some)
+            } else {
+                Ok(None)
+            }
+        },
+        containers.sizes(list.as_deref().unwrap_or_default()),
+        volumes.usage(volume_list.as_deref().unwrap_or_default()),
     );
-    let usage = usage?;
-    // One that is gone since it was listed takes nothing.
-    let measured = list.iter().zip(sizes.into_iter().map(Result::ok));
-    let rows: Vec<_> = measured
-        .map(|(container, sizes)| Summary::show(container, names.of(container), now_ns, sizes))
-        .collect();
-    let image_rows: Vec<_> = usage
-        .images
-        .iter()
-        .map(|row| image::Summary::on_disk(&row.image, row.total, row.shared))
-        .collect();
-    let answer = json!({
-        "LayersSize": usage.total,
-        "Images": image_rows,
-        "Containers": rows,
-        "Volumes": volumes?,
-        "BuildCache": [],
+    let now_ns = time::now_ns();
+    let mut names = ImageNames::new(images);
+    let rows = list.as_ref().map(|list| {
+        let measured = list.iter().zip(sizes);
+        let rows = measured.map(|(container, sizes)| {
+            Summary::show(container, names.of(container), now_ns, Some(sizes))
+        });
+        rows.collect()
     });
+    let volumes = volume_list.as_ref().map(|list| {
+        let measured = list.iter().zip(volume_sizes);
+        let rows = measured.map(|(volume, bytes)| Volume::show(volume, Some(bytes)));
+        rows.collect()
+    });
+    let mut answer = DiskUsage {
+        containers: rows,
+        volumes,
+        build_cache: is_asked("build-cache").then_some([]),
+        ..DiskUsage::default()
+    };
+    if let Some(usage) = usage? {
+        let rows = usage.images.iter();
+        let rows = rows.map(|row| image::Summary::on_disk(&row.image, row.total, row.shared));
+        answer.images = Some(rows.collect());
+        answer.layers_size = usage.total;
+    }
     json(&answer)
 }
 

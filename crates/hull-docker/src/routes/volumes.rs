@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::stream::{self, StreamExt};
 use http::StatusCode;
 use hull_engine::EngineError;
 use hull_engine::api::{Volume, VolumeCopy, VolumeRequest};
@@ -11,7 +10,6 @@ use hull_model::spec::VolumeSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::system::WALKS_AT_ONCE;
 use crate::body::{json, json_with, no_content};
 use crate::download::download;
 use crate::errors::ApiError;
@@ -41,19 +39,6 @@ pub(super) async fn list(call: Call) -> Answer {
     });
     let rows: Vec<_> = shown.map(|volume| Shown::show(volume, None)).collect();
     json(&json!({"Volumes": rows, "Warnings": null}))
-}
-
-/// All volumes with what they take, for `system df`.
-pub(super) async fn usage(call: &Call) -> Result<Vec<serde_json::Value>, ApiError> {
-    let volumes = call.engine().volumes();
-    let list = volumes.list();
-    let walks: Vec<_> = list.iter().map(|volume| volumes.usage(volume)).collect();
-    let sizes: Vec<u64> = stream::iter(walks).buffered(WALKS_AT_ONCE).collect().await;
-    let rows = list.iter().zip(sizes).map(|(volume, bytes)| {
-        let row = serde_json::to_value(Shown::show(volume, Some(bytes)));
-        row.map_err(|e| ApiError::unspeakable(&e))
-    });
-    rows.collect()
 }
 
 pub(super) async fn create(mut call: Call) -> Answer {

@@ -131,6 +131,15 @@ impl Config {
     }
 }
 
+impl Config {
+    /// As from a client whose version of the API has no such interval.
+    pub(super) fn forget_start_interval(&mut self) {
+        if let Some(check) = &mut self.healthcheck {
+            check.start_interval = OrZero::default();
+        }
+    }
+}
+
 impl From<WireHealthcheck> for Healthcheck {
     fn from(wire: WireHealthcheck) -> Self {
         Self {

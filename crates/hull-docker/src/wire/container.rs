@@ -27,6 +27,12 @@ const MINOR_NOT_FOUND: ApiMinor = 44;
 /// The storage driver's name in answers: what Docker calls an overlay with one upper directory.
 pub(crate) const STORAGE_DRIVER: &str = "overlay2";
 
+/// First version with several endpoints in a create, each with a MAC address of its own, and with an
+/// interval of probes while the container starts.
+const MINOR_ENDPOINTS: ApiMinor = 44;
+/// First version in which an endpoint can claim the default route.
+const MINOR_GATEWAY_PRIORITY: ApiMinor = 48;
+
 /// The body of `POST /containers/create`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -46,8 +52,51 @@ struct NetworkingConfig {
 }
 
 impl CreateBody {
+    /// What a client of this version is to be told about what it sent.
+    pub(crate) fn warning(&self, minor: ApiMinor) -> Option<String> {
+        let is_deprecated = minor >= MINOR_ENDPOINTS && !self.config.mac_address.0.is_empty();
+        is_deprecated.then(|| {
+            "The container-wide MacAddress field is now deprecated. It should be specified in \
+             EndpointsConfig instead."
+                .to_owned()
+        })
+    }
+
+    /// Without what its version of the API does not have.
+    fn for_version(mut self, minor: ApiMinor) -> Result<Self, ApiError> {
+        if minor < MINOR_ENDPOINTS {
+            self.config.forget_start_interval();
+        }
+        let endpoints = self.networking_config.as_mut();
+        let Some(endpoints) = endpoints.and_then(|config| config.endpoints_config.as_mut()) else {
+            return Ok(self);
+        };
+        if minor < MINOR_ENDPOINTS && endpoints.len() > 1 {
+            let names: Vec<&str> = endpoints.keys().map(String::as_str).collect();
+            return Err(ApiError::invalid(format!(
+                "Container cannot be created with multiple network endpoints: {}",
+                names.join(", ")
+            )));
+        }
+        if minor < MINOR_GATEWAY_PRIORITY {
+            for endpoint in endpoints.values_mut().flatten() {
+                endpoint.forget_gateway_priority();
+            }
+        }
+        Ok(self)
+    }
+
     /// The engine's request.
     pub(crate) fn into_request(
+        self,
+        name: Option<String>,
+        minor: ApiMinor,
+    ) -> Result<CreateRequest, ApiError> {
+        let this = self.for_version(minor)?;
+        this.into_request_as_is(name, minor)
+    }
+
+    fn into_request_as_is(
         self,
         name: Option<String>,
         minor: ApiMinor,
@@ -64,7 +113,7 @@ impl CreateBody {
         );
         let config = ContainerConfig::from(self.config);
         let host = self.host_config.unwrap_or_default();
-        let host = host.or_runtime(self.runtime.0).for_version(minor);
+        let host = host.or_runtime(self.runtime.0).for_version(minor)?;
         let mut host: hull_model::spec::HostConfig = host.try_into()?;
         if network_disabled {
             host.network = hull_model::spec::NetworkMode::None;

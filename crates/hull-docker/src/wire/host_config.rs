@@ -29,6 +29,8 @@ const RUNTIMES: [&str; 5] = ["", RUNTIME, RUNTIME_VM, "runc", "io.containerd.run
 /// First versions in which a container's IPC and cgroup namespaces are its own by default.
 const MINOR_IPC_PRIVATE: ApiMinor = 40;
 const MINOR_CGROUPNS_PRIVATE: ApiMinor = 41;
+/// First version with annotations.
+const MINOR_ANNOTATIONS: ApiMinor = 43;
 /// The isolation where nobody asks for one.
 const DEFAULT_ISOLATION: &str = "default";
 /// What `inspect` calls the runtime where nobody asked for one.
@@ -615,8 +617,9 @@ impl HostConfig {
         self
     }
 
-    /// With the defaults that clients of an older version of the API count on.
-    pub(crate) fn for_version(mut self, minor: ApiMinor) -> Self {
+    /// With the defaults that clients of an older version of the API count on, and without what it
+    /// does not have.
+    pub(crate) fn for_version(mut self, minor: ApiMinor) -> Result<Self, ApiError> {
         let defaults = [
             (MINOR_IPC_PRIVATE, &mut self.ipc_mode, "shareable"),
             (MINOR_CGROUPNS_PRIVATE, &mut self.cgroupns_mode, "host"),
@@ -626,7 +629,12 @@ impl HostConfig {
                 *mode = before.into();
             }
         }
-        self
+        if minor < MINOR_ANNOTATIONS {
+            self.annotations = None;
+        }
+        let mut mounts = self.mounts.iter().flatten();
+        mounts.try_for_each(|mount| mount.check_version(minor))?;
+        Ok(self)
     }
 
     /// With its links in Docker's form, `/target:/name/alias`.

@@ -7,7 +7,15 @@ use hull_model::spec::{MountForm, MountKind, MountSpec, Propagation, VolumeSpec}
 use serde::{Deserialize, Serialize};
 
 use crate::errors::ApiError;
+use crate::request::ApiMinor;
 use crate::wire::{OrZero, TextMap, from_text_map, is_zero, to_text_map};
+
+/// First version that refuses options of another type of mount, instead of forgetting them.
+const MINOR_OPTIONS_CHECKED: ApiMinor = 42;
+/// First version in which a part of a volume can be mounted.
+const MINOR_SUBPATH: ApiMinor = 45;
+/// First version in which an image can be mounted.
+const MINOR_IMAGE_MOUNT: ApiMinor = 48;
 
 /// An element of `HostConfig.Mounts`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -330,6 +338,39 @@ pub(crate) fn parse_tmpfs(destination: String, options: String) -> Result<MountS
         form: MountForm::Tmpfs,
         mode: options,
     })
+}
+
+impl Mount {
+    /// Refuses what a version of the API does not have, and options of another type of mount.
+    pub(super) fn check_version(&self, minor: ApiMinor) -> Result<(), ApiError> {
+        let kind = self.r#type.0.as_str();
+        let options = [
+            ("VolumeOptions", "volume", self.volume_options.is_some()),
+            ("BindOptions", "bind", self.bind_options.is_some()),
+            ("TmpfsOptions", "tmpfs", self.tmpfs_options.is_some()),
+        ];
+        let strange = |(_, of, given): &&(&str, &str, bool)| *given && *of != kind;
+        if minor >= MINOR_OPTIONS_CHECKED
+            && let Some((name, _, _)) = options.iter().find(strange)
+        {
+            return Err(ApiError::invalid(format!(
+                "{name} must not be specified on mount type \"{kind}\""
+            )));
+        }
+        let subpath = self
+            .volume_options
+            .as_ref()
+            .map(|options| &options.subpath.0);
+        if minor < MINOR_SUBPATH && subpath.is_some_and(|path| !path.is_empty()) {
+            let text = "VolumeOptions.Subpath needs API v1.45 or newer";
+            return Err(ApiError::invalid(text));
+        }
+        if minor < MINOR_IMAGE_MOUNT && kind == "image" {
+            let text = "Mount type \"Image\" needs API v1.48 or newer";
+            return Err(ApiError::invalid(text));
+        }
+        Ok(())
+    }
 }
 
 impl TryFrom<Mount> for MountSpec {

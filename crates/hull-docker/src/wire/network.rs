@@ -33,6 +33,13 @@ struct IpamConfig {
     link_local_ips: Option<Vec<String>>,
 }
 
+impl EndpointRequest {
+    /// As from a client whose version of the API has no priorities.
+    pub(super) fn forget_gateway_priority(&mut self) {
+        self.gw_priority = OrZero::default();
+    }
+}
+
 impl From<EndpointRequest> for EndpointSpec {
     fn from(wire: EndpointRequest) -> Self {
         let addresses = wire.ipam_config.unwrap_or_default();

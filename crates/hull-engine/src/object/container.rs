@@ -1393,9 +1393,21 @@ impl Owner {
         self.publish();
     }
 
+    /// How long it runs in this life; 0: it does not.
+    pub(super) fn ran_ns(&self) -> i64 {
+        let ran = self
+            .running_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        i64::try_from(ran.as_nanos()).unwrap_or(i64::MAX)
+    }
+
     fn adopt_running(&mut self, pid: u32, started_ns: i64) {
         self.pid = pid;
-        self.running_since = Some(Instant::now());
+        // The only look at the clock, for what ran before us.
+        let ran_ns = now_ns().saturating_sub(started_ns).try_into().unwrap_or(0);
+        let now = Instant::now();
+        let began = now.checked_sub(Duration::from_nanos(ran_ns));
+        self.running_since = Some(began.unwrap_or(now));
         if self.spec.config.stdin_once
             && let Some(shim) = &mut self.shim
         {

@@ -35,6 +35,8 @@ const FRAME_HEADER_BYTES: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Monitor {
     next_at: Option<Instant>,
+    /// How long the container ran when the last probe began.
+    ran_ns: i64,
     probe: Option<Probe>,
 }
 
@@ -157,7 +159,7 @@ impl Owner {
         let Some(health) = &self.life.health else {
             return;
         };
-        let interval = health.interval_ns(check, self.life.started_ns, now_ns());
+        let interval = health.interval_ns(check, self.ran_ns());
         let left = u64::try_from(interval.saturating_sub(waited_ns)).unwrap_or(0);
         self.monitor.next_at = Some(Instant::now() + Duration::from_nanos(left));
     }
@@ -182,6 +184,7 @@ impl Owner {
         };
         let limit = Duration::from_nanos(check.probe_ns_max().unsigned_abs());
         let start_ns = now_ns();
+        self.monitor.ran_ns = self.ran_ns();
         let id = match new_id() {
             Ok(id) => id.to_string(),
             Err(error) => return self.probe_failed(start_ns, &error.to_string()),
@@ -300,9 +303,8 @@ impl Owner {
         let Some(check) = self.spec.config.healthcheck.clone() else {
             return;
         };
-        let started_ns = self.life.started_ns;
         let health = self.life.health.get_or_insert_with(Health::default);
-        let changed = health.take(result, &check, started_ns);
+        let changed = health.take(result, &check, self.monitor.ran_ns);
         let status = health.status;
         self.record_state();
         if changed {

@@ -244,6 +244,9 @@ fn blkio_v2(line: &str) -> Option<BlkioStats> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use super::super::{Group, Hierarchies};
     use super::{BlkioStats, blkio_v1, blkio_v2, pairs};
 
     #[test]
@@ -262,5 +265,105 @@ mod tests {
         let line = "254:16 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0";
         assert_eq!(blkio_v2(line), Some(expected));
         assert_eq!(pairs("cache 7\nrss x\nnone\n"), [("cache".to_owned(), 7)]);
+    }
+
+    /// Files of a cgroup as Linux 6.1 writes them, version 2 alone.
+    const V2: [(&str, &str); 10] = [
+        ("memory.current", "29880320\n"),
+        ("memory.peak", "31457280\n"),
+        ("memory.max", "67108864\n"),
+        (
+            "memory.stat",
+            "anon 1073152\nfile 25710592\nkernel 2117632\nkernel_stack 49152\nfile_mapped 135168\n\
+             inactive_anon 1060864\nactive_anon 12288\ninactive_file 24637440\nactive_file 1073152\n\
+             pgfault 2310\npgmajfault 4\n",
+        ),
+        (
+            "memory.events",
+            "low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n",
+        ),
+        (
+            "cpu.stat",
+            "usage_usec 1500250\nuser_usec 1000100\nsystem_usec 500150\nnr_periods 40\nnr_throttled 3\n\
+             throttled_usec 70001\nnr_bursts 0\nburst_usec 0\n",
+        ),
+        ("pids.current", "5\n"),
+        ("pids.max", "100\n"),
+        (
+            "io.stat",
+            "254:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n7:1 \n\
+             8:16 rbytes=12288 wbytes=0 rios=3 wios=0 dbytes=0 dios=0\n",
+        ),
+        ("cgroup.procs", "1\n"),
+    ];
+
+    fn group(name: &str, files: &[(&str, &str)]) -> (PathBuf, Group) {
+        let folder = format!("hull-os-stats-{name}-{}", std::process::id());
+        let mount = std::env::temp_dir().join(folder);
+        std::fs::create_dir_all(mount.join("hull/c")).unwrap();
+        for (file, text) in files {
+            std::fs::write(mount.join("hull/c").join(file), text).unwrap();
+        }
+        let trees = Hierarchies::parse(&format!(" {}\n", mount.display())).unwrap();
+        (mount, trees.open_group("hull/c"))
+    }
+
+    #[test]
+    fn files_of_version_2_are_read_as_the_kernel_writes_them() {
+        let (mount, group) = group("all", &V2);
+        let stats = group.stats().unwrap();
+        let (memory, cpu) = (&stats.memory, &stats.cpu);
+        assert_eq!(
+            (memory.usage, memory.usage_max, memory.limit),
+            (29_880_320, 31_457_280, Some(67_108_864))
+        );
+        assert_eq!((memory.limit_reached, memory.oom_kills), (12, 1));
+        let of = |word: &str| memory.detail.iter().find(|(w, _)| w == word).unwrap().1;
+        assert_eq!((of("inactive_file"), of("pgmajfault")), (24_637_440, 4));
+        assert_eq!(
+            (cpu.total_ns, cpu.user_ns, cpu.system_ns),
+            (1_500_250_000, 1_000_100_000, 500_150_000)
+        );
+        assert_eq!(
+            (cpu.periods, cpu.throttled_periods, cpu.throttled_ns),
+            (40, 3, 70_001_000)
+        );
+        // Version 2 does not count by processor.
+        assert!(cpu.each_ns.is_empty());
+        assert_eq!((stats.pids, stats.pids_limit), (5, Some(100)));
+        let io = |major, minor, read_bytes, write_bytes, reads, writes| BlkioStats {
+            major,
+            minor,
+            read_bytes,
+            write_bytes,
+            reads,
+            writes,
+        };
+        // A device that nothing was read from or written to has no figures.
+        let used = stats
+            .blkio
+            .iter()
+            .filter(|device| **device != io(7, 1, 0, 0, 0, 0));
+        let expected = [io(254, 0, 4096, 8192, 1, 2), io(8, 16, 12_288, 0, 3, 0)];
+        assert!(used.eq(&expected), "{:?}", stats.blkio);
+        std::fs::remove_dir_all(mount).unwrap();
+    }
+
+    #[test]
+    fn what_version_2_does_not_limit_or_count_is_none_or_nothing() {
+        let unlimited = [
+            ("memory.max", "max\n"),
+            ("pids.max", "max\n"),
+            ("pids.current", "1\n"),
+        ];
+        let (mount, group) = group("none", &unlimited);
+        let stats = group.stats().unwrap();
+        assert_eq!(
+            (stats.memory.limit, stats.pids_limit, stats.pids),
+            (None, None, 1)
+        );
+        // Kernels before 5.19 have no memory.peak; a host may have no io controller.
+        assert_eq!((stats.memory.usage_max, stats.blkio.len()), (0, 0));
+        std::fs::remove_dir_all(mount).unwrap();
     }
 }

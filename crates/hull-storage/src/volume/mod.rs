@@ -225,11 +225,6 @@ impl Volumes {
             .any(|place| top.join(place).exists())
     }
 
-    /// Bytes that it takes on the disk.
-    pub fn bytes(&self, name: &str) -> u64 {
-        bytes(&self.data(name))
-    }
-
     /// Bytes that the file of a volume with a size takes while it is not mounted.
     pub fn image_bytes(&self, name: &str) -> u64 {
         self.image(name)
@@ -255,7 +250,7 @@ fn remove_tree(path: &Path) -> Result<()> {
 }
 
 /// Bytes that a tree takes: each file once, whatever its names, without its holes.
-fn bytes(top: &Path) -> u64 {
+pub fn tree_bytes(top: &Path) -> u64 {
     let mut bytes = 0;
     let mut seen = std::collections::HashSet::new();
     let mut waiting = vec![top.to_owned()];

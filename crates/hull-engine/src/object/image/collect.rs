@@ -17,19 +17,23 @@ use crate::error::{EngineError, Result};
 /// Pause between two looks.
 const COLLECT_PAUSE: Duration = Duration::from_secs(60);
 
-/// Collects now and again, for as long as the daemon lives; not at all where nothing is to be.
+/// Collects now and again, for as long as the daemon lives; while nothing is to be, it only waits for
+/// other limits.
 pub(crate) fn collect_forever(core: &Arc<Core>) {
-    let limits = core.config.image_gc;
-    if limits == ImageGc::default() {
-        return;
-    }
     let core = core.clone();
     tokio::spawn(async move {
         loop {
+            // From before the look: limits that come meanwhile are not missed.
+            let changed = core.reloadable.changed.notified();
+            let limits = core.reloadable.image_gc();
+            if limits == ImageGc::default() {
+                changed.await;
+                continue;
+            }
             if let Err(error) = collect(&core, limits).await {
                 tracing::warn!(error = %error.chain(), "garbage collection of images");
             }
-            tokio::time::sleep(COLLECT_PAUSE).await;
+            drop(tokio::time::timeout(COLLECT_PAUSE, changed).await);
         }
     });
 }

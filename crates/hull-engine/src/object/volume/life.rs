@@ -238,7 +238,10 @@ pub(crate) async fn prune(
         .filter(|volume| volume.users.is_empty() && !keep(volume))
         .collect();
     for volume in unused {
-        let bytes = usage(core, &volume).await;
+        let bytes: u64 = usage(core, std::slice::from_ref(&volume))
+            .await
+            .iter()
+            .sum();
         if remove(core, &volume.name).await.is_ok() {
             gone.push(volume.name);
             freed += bytes;
@@ -248,17 +251,18 @@ pub(crate) async fn prune(
     Ok((gone, freed))
 }
 
-/// Bytes that a volume takes on the disk; what cannot be read counts as nothing.
-pub(crate) async fn usage(core: &Arc<Core>, volume: &Volume) -> u64 {
-    let (job, name) = (core.clone(), volume.name.clone());
-    let bytes = move || {
-        if job.volumes.disk.is_mounted(&name) {
-            job.volumes.disk.bytes(&name)
-        } else {
-            job.volumes.disk.bytes(&name) + job.volumes.disk.image_bytes(&name)
+/// Bytes that each volume takes on the disk; what cannot be read counts as nothing.
+pub(crate) async fn usage(core: &Arc<Core>, volumes: &[Volume]) -> Vec<u64> {
+    let names = volumes.iter().map(|volume| volume.name.clone()).collect();
+    let bytes = |core: &Core, name: &String| {
+        let disk = &core.volumes.disk;
+        let data = core.sizes.of(&disk.data(name), hull_storage::tree_bytes);
+        match disk.is_mounted(name) {
+            true => data,
+            false => data + disk.image_bytes(name),
         }
     };
-    core.jobs.run(Pool::Disk, bytes).await.unwrap_or_default()
+    core.measure(names, bytes).await
 }
 
 /// Gives a volume that no container has another name.
