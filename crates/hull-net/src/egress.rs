@@ -247,8 +247,8 @@ pub(crate) fn rules(tag: &str, networks: &[Network], bridges: &str, guards: &Gua
     let rule = |chain: &str, why: &str| Rule::new(chain, &format!("{tag}: {why}"));
     let mut rules = vec![
         rule(CHAIN.name, "who may reach what outside")
-            .from_link_in(bridges)
             .of_new_connection()
+            .from_link_in(bridges)
             .verdict(Verdict::Jump(NEW.to_owned())),
     ];
     for (family, map, _) in FAMILIES {

@@ -272,8 +272,9 @@ pub(crate) fn table(
             "prerouting",
             &format!("{name}: the host's loopback is not for containers"),
         )
-        .from_link_in(BRIDGES)
+        // The cheaper question first: every packet of the host is asked.
         .to_network(loopback, 8)
+        .from_link_in(BRIDGES)
         .counted()
         .verdict(Verdict::Drop),
     );

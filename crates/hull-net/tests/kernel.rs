@@ -605,7 +605,7 @@ fn the_table_reads_as_meant() {
         "\"hull0\" . \"hull0\" : accept",
         "\"br-inner\" . \"br-inner\" : drop",
         "type filter hook prerouting priority raw; policy accept;",
-        "iifname @bridges ip daddr 127.0.0.0/8 counter packets 0 bytes 0 drop comment \"hull: ",
+        "ip daddr 127.0.0.0/8 iifname @bridges counter packets 0 bytes 0 drop comment \"hull: ",
         "type filter hook forward priority filter; policy accept;",
         "iifname . oifname vmap @same_bridge comment \"hull: between endpoints of one network\"",
         "iifname @bridges oifname @bridges counter packets 0 bytes 0 drop comment \"hull: ",

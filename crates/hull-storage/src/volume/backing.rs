@@ -309,8 +309,10 @@ fn split_options(kind: &str, options: &str) -> io::Result<(u64, String)> {
         // The kernel wants an address where people write a name.
         for word in &mut data {
             if let Some(host) = word.strip_prefix("addr=") {
-                let resolved = (host, 0).to_socket_addrs()?.next();
-                let address = resolved.ok_or(io::ErrorKind::NotFound)?;
+                // Of several that of IPv4, as Docker does.
+                let resolved = (host, 0).to_socket_addrs()?;
+                let address = resolved.min_by_key(|address| address.is_ipv6());
+                let address = address.ok_or(io::ErrorKind::NotFound)?;
                 *word = format!("addr={}", address.ip());
             }
         }
@@ -352,6 +354,14 @@ mod tests {
             &[("device", "/d"), ("o", "bind")],
             "missing required option: \"type\"",
         );
+    }
+
+    #[test]
+    fn a_server_is_given_to_the_kernel_by_its_address_of_ipv4() {
+        for (host, address) in [("localhost", "127.0.0.1"), ("::1", "::1")] {
+            let (_, data) = split_options("nfs", &format!("addr={host},nfsvers=4")).unwrap();
+            assert_eq!(data, format!("addr={address},nfsvers=4"));
+        }
     }
 
     #[test]
