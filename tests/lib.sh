@@ -78,13 +78,14 @@ finish() {
 # ---- the reference -------------------------------------------------------------------------------
 
 # Starts Debian's dockerd to compare with, in network and mount namespaces of its own; `r` is the
-# CLI that speaks to it.
-start_reference() {
+# CLI that speaks to it. With HULL_TEST_ETC it sees that folder as /etc.
+start_reference() { # [FLAG...]
   command -v dockerd >/dev/null || skip "no dockerd here to compare with"
   mkdir -p "$HULL_WORK/reference"
   # shellcheck disable=SC2016 # expanded by that shell
-  unshare --net --mount sh -c 'ip link set lo up; exec "$@"' - dockerd --data-root "$HULL_WORK/reference/data" --exec-root "$HULL_WORK/reference/run" \
-    --pidfile "$HULL_WORK/reference/pid" --host "unix://$HULL_WORK/reference.sock" --log-level error \
+  unshare --net --mount sh -c 'ip link set lo up; [ -z "$1" ] || mount --bind "$1" /etc; shift; exec "$@"' - "${HULL_TEST_ETC:-}" \
+    dockerd --data-root "$HULL_WORK/reference/data" --exec-root "$HULL_WORK/reference/run" \
+    --pidfile "$HULL_WORK/reference/pid" --host "unix://$HULL_WORK/reference.sock" --log-level error "$@" \
     >"$HULL_WORK/reference/log" 2>&1 </dev/null &
   echo $! >"$HULL_WORK/reference/daemon"
   wait_until 60 reference_answers

@@ -73,6 +73,7 @@ impl Edge {
             uploads_max: 0,
             image_gc: hull_engine::ImageGc::default(),
             layer_backing: None,
+            users: hull_model::ids::UserMaps::default(),
         })
         .await
         .expect("open an engine");

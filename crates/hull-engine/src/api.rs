@@ -538,6 +538,8 @@ pub struct Facts {
     pub log_driver: String,
     /// What enforces the rules of networks.
     pub firewall_backend: &'static str,
+    /// Whether users of containers are not those of the host.
+    pub users_mapped: bool,
 }
 
 /// The processes of a container, in the words of the kernel that runs them: the host's or a guest's.

@@ -94,7 +94,7 @@ impl Containers<'_> {
         let path = path.to_owned();
         self.tell(id, "archive-path")?;
         self.on_files(id, move |view, _| {
-            tree::pack_path(view.whole(), path.as_bytes(), output)
+            tree::pack_path(view.whole(), path.as_bytes(), view.ids(), output)
                 .map_err(|error| failure(error, &path))
         })
         .await
@@ -128,7 +128,7 @@ impl Containers<'_> {
     pub async fn export(&self, id: SandboxId, output: Box<dyn Write + Send>) -> Result<()> {
         self.tell(id, "export")?;
         self.on_files(id, move |view, _| {
-            tree::pack_root(view.root(), output)
+            tree::pack_root(view.root(), view.ids(), output)
                 .map_err(|e| EngineError::step("export the files", e.kind(), e))
         })
         .await
@@ -246,6 +246,7 @@ fn unpack(
     let options = MakeOptions {
         keep_kinds: options.keep_kinds,
         owner,
+        ids: view.ids(),
         ..MakeOptions::default()
     };
     let failed = |e: hull_storage::Error| EngineError::step("unpack the archive", e.kind(), e);

@@ -35,6 +35,7 @@ mod sizes;
 mod stats;
 mod store;
 mod translate;
+mod users;
 mod verify;
 
 pub use defaults::HostDefaults;
@@ -64,6 +65,7 @@ use api::{
 };
 use hull_model::egress::EGRESS_LABEL;
 use hull_model::event::{Happening, Subject};
+use hull_model::ids::UserMaps;
 use hull_model::spec::EndpointSpec;
 use hull_model::state::State;
 use hull_model::{Digest, NetworkId, SandboxId};
@@ -97,6 +99,8 @@ pub struct EngineConfig {
     pub image_gc: ImageGc,
     /// How layers are mounted; none: the best way that works.
     pub layer_backing: Option<LayerBacking>,
+    /// Users of containers; empty: those of the host.
+    pub users: UserMaps,
 }
 
 /// When images without a container are removed.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +65,9 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         .map_err(|e| EngineError::step("open the layer mounts", e.kind(), e))?;
     let driver = hull_sandbox::Driver::open(&config.run_root, config.shim_program)
         .map_err(|e| EngineError::step("open the sandbox driver", e.kind(), e))?;
+    if !config.users.is_empty() {
+        probe_users(&config.data_root, &mounts, &driver)?;
+    }
     let cgroups = hull_os::cgroup::Hierarchies::detect()
         .map_err(|e| EngineError::io("read the cgroup hierarchies", e))?;
     // Made here and not by the first containers, whose shims would race to fill in its processors.
@@ -112,6 +116,30 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     image::sweep_at_start(&core).await;
     image::collect_forever(&core);
     Ok(core)
+}
+
+/// Refuses to start where no mount can have other users than its file system.
+fn probe_users(
+    data_root: &Path,
+    mounts: &hull_storage::LayerMounts,
+    driver: &hull_sandbox::Driver,
+) -> Result<()> {
+    let containers = data_root.join("containers");
+    let opened = fs::create_dir_all(&containers).and_then(|()| fs::File::open(&containers));
+    let opened =
+        opened.map_err(|e| EngineError::io(format!("open {}", containers.display()), e))?;
+    for dir in [opened.as_fd(), mounts.points().root.as_fd()] {
+        driver.try_users(dir).map_err(|e| {
+            EngineError::io(
+                format!(
+                    "--userns-remap: the file system of {}, or of layers there, cannot map users",
+                    data_root.display()
+                ),
+                e,
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// What names kernel objects: `hull` for the usual daemon, with a number for one with a run root
@@ -195,6 +223,7 @@ pub(crate) fn facts(core: &Core) -> Facts {
             .to_owned(),
         log_drivers: &crate::log_driver::NAMES,
         log_driver: core.config.defaults.log_driver().to_owned(),
+        users_mapped: !core.config.users.is_empty(),
     }
 }
 

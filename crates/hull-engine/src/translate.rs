@@ -49,7 +49,7 @@ pub(crate) fn mounts(spec: &ContainerSpec, files: &Path, volumes: &Sources) -> V
     };
     let mut mounts = container::default_mounts(shm_bytes, host.privileged);
     if host.ipc == NamespaceMode::Host {
-        mounts.push(bind("/dev/shm", "/dev/shm", false));
+        mounts.push(bind("/dev/shm", "/dev/shm", false, false));
     }
     let mut asked: Vec<Mount> = Vec::new();
     for name in ["resolv.conf", "hostname", "hosts"] {
@@ -61,7 +61,12 @@ pub(crate) fn mounts(spec: &ContainerSpec, files: &Path, volumes: &Sources) -> V
         if !own {
             let source = files.join(name);
             let readonly = host.readonly_rootfs;
-            asked.push(bind(&source.to_string_lossy(), &destination, readonly));
+            asked.push(bind(
+                &source.to_string_lossy(),
+                &destination,
+                readonly,
+                true,
+            ));
         }
     }
     let ordered = host.mounts.iter();
@@ -72,12 +77,14 @@ pub(crate) fn mounts(spec: &ContainerSpec, files: &Path, volumes: &Sources) -> V
     mounts
 }
 
-fn bind(source: &str, destination: &str, readonly: bool) -> Mount {
+/// A bind; `mapped`: owners there are those inside.
+fn bind(source: &str, destination: &str, readonly: bool, mapped: bool) -> Mount {
     Mount {
         kind: MountKind::Bind {
             source: PathBuf::from(source),
             recursive: true,
             propagation: Propagation::Rprivate,
+            mapped,
         },
         destination: destination.to_owned(),
         options: MountOptions {
@@ -104,6 +111,7 @@ fn asked_mount(asked: &MountSpec, volumes: &Sources) -> Option<Mount> {
                 source: PathBuf::from(source),
                 recursive: !non_recursive,
                 propagation: travels(*propagation),
+                mapped: false,
             },
             destination: asked.destination.clone(),
             options: plain,
@@ -117,6 +125,8 @@ fn asked_mount(asked: &MountSpec, volumes: &Sources) -> Option<Mount> {
                 &source.to_string_lossy(),
                 &asked.destination,
                 readonly,
+                // An image of several layers is an overlay, whose ids cannot be mapped.
+                matches!(asked.kind, Asked::Volume { .. }),
             ))
         }
     }

@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod health;
 pub mod id;
+pub mod ids;
 pub mod limits;
 pub mod port;
 pub mod signal;

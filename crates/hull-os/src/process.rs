@@ -682,6 +682,22 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     check(unsafe { libc::setrlimit(resource, &raw const limit) }.into()).map(drop)
 }
 
+/// Sets a resource limit of another process.
+///
+/// # Errors
+/// As [`set_rlimit`].
+pub fn set_rlimit_of(pid: u32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    let old = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the structure is valid for reads, and nothing is written.
+    let result =
+        unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, &raw const limit, old) };
+    check(result).map(drop)
+}
+
 /// Sets user, group and supplementary groups, real, effective and saved.
 ///
 /// # Errors

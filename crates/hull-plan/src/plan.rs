@@ -163,6 +163,8 @@ pub enum MountKind {
     Bind,
     /// A path of the host with what is mounted below.
     BindRecursive,
+    /// The same, with the owners that it has inside.
+    BindMapped,
     /// Memory.
     Tmpfs,
     /// `/proc`.
@@ -177,9 +179,10 @@ pub enum MountKind {
     Cgroup,
 }
 
-const MOUNT_KINDS: [MountKind; 8] = [
+const MOUNT_KINDS: [MountKind; 9] = [
     MountKind::Bind,
     MountKind::BindRecursive,
+    MountKind::BindMapped,
     MountKind::Tmpfs,
     MountKind::Proc,
     MountKind::Sysfs,

@@ -223,6 +223,14 @@ impl<'a> Process<'a> {
         })
     }
 
+    /// Resource limits: number, soft, hard.
+    pub fn rlimits(&self) -> impl Iterator<Item = (u32, u64, u64)> {
+        self.steps().filter_map(|step| match step {
+            ProcessStep::Rlimit(resource, soft, hard) => Some((resource, soft, hard)),
+            _ => None,
+        })
+    }
+
     /// How ready the kernel is to kill it.
     pub fn oom_score_adj(&self) -> Option<i32> {
         self.steps().find_map(|step| match step {

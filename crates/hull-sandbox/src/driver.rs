@@ -385,6 +385,28 @@ impl Driver {
         self.program.as_fd()
     }
 
+    /// Tries whether a mount of this directory can have other users than its file system.
+    ///
+    /// # Errors
+    /// What the kernel says to a user namespace, or to a mount of it.
+    pub fn try_users(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+        let child = spawn::spawn(&Spawn {
+            program: Program::Descriptor(self.program()),
+            args: &[c"hull-users-probe"],
+            env: &[],
+            stdio: [self.null(); 3],
+            descriptors: &[dir],
+        })?;
+        let mut fds = [hull_os::process::PollFd::readable(child.pidfd.as_fd())];
+        if process::poll(&mut fds, Some(USERS_PROBE_MS_MAX))? == 0 {
+            let _ = process::pidfd_send_signal(child.pidfd.as_fd(), SIGKILL);
+        }
+        match process::wait(child.pidfd.as_fd())?.code() {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
     pub(crate) fn null(&self) -> BorrowedFd<'_> {
         self.null.as_fd()
     }
@@ -402,6 +424,9 @@ impl Driver {
 }
 
 pub(crate) const SIGKILL: i32 = 9;
+
+/// How long the look at what the kernel can may take.
+const USERS_PROBE_MS_MAX: u32 = 10_000;
 
 fn open_log_dir(spec: &Spec) -> Result<Option<OwnedFd>, Error> {
     let Some(path) = &spec.log.path else {

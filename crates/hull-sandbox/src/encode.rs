@@ -272,7 +272,6 @@ impl<'a> Encoder<'a> {
             }
         }
         if let Some(maps) = &namespaces.user {
-            own = own.with(Kinds::USER);
             let map = |map: &crate::spec::IdMap| plan::IdMap {
                 inside: map.inside,
                 host: map.host,
@@ -287,6 +286,10 @@ impl<'a> Encoder<'a> {
             maps.gids
                 .iter()
                 .for_each(|ids| self.step(&Step::GidMap(map(ids))));
+            match &namespaces.joined_user {
+                Some(fd) => self.join(Kinds::USER, fd),
+                None => own = own.with(Kinds::USER),
+            }
         }
         self.step(&Step::Namespaces(own.bits()));
         Ok(())
@@ -327,8 +330,11 @@ impl<'a> Encoder<'a> {
                 source,
                 recursive,
                 propagation: travel,
+                mapped,
             } => {
-                let kind = if *recursive {
+                let kind = if *mapped {
+                    plan::MountKind::BindMapped
+                } else if *recursive {
                     plan::MountKind::BindRecursive
                 } else {
                     plan::MountKind::Bind

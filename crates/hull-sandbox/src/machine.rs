@@ -262,6 +262,7 @@ fn bind(source: PathBuf, destination: &str) -> Mount {
             source,
             recursive: false,
             propagation: Propagation::Rprivate,
+            mapped: false,
         },
         destination: destination.to_owned(),
         options: MountOptions {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub use hull_model::ids::{IdMap, UserMaps};
 use hull_model::{InvalidId, SandboxId};
 pub use hull_os::cgroup::Limits;
 use hull_plan::plan::LogForm;
@@ -173,28 +174,11 @@ pub struct Namespaces {
     pub cgroup: Namespace,
     /// Mount namespace of the container whose `/dev/shm` it shares; it comes right after `/dev`.
     pub shared_memory: Option<Arc<OwnedFd>>,
-    /// With maps: a user namespace of its own.
+    /// With maps: users that are not the host's.
     pub user: Option<UserMaps>,
-}
-
-/// Maps of an own user namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UserMaps {
-    /// User ids.
-    pub uids: Vec<IdMap>,
-    /// Group ids.
-    pub gids: Vec<IdMap>,
-}
-
-/// One range of ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdMap {
-    /// First id inside.
-    pub inside: u32,
-    /// First id on the host.
-    pub host: u32,
-    /// How many.
-    pub count: u32,
+    /// The user namespace with those maps; it goes with the other namespaces that are joined, which
+    /// belong to it. None: one of its own.
+    pub joined_user: Option<Arc<OwnedFd>>,
 }
 
 /// rtnetlink requests, opaque here, in the form that `hull_os::netlink` executes.
@@ -232,6 +216,9 @@ pub enum MountKind {
         recursive: bool,
         /// How mounts below travel.
         propagation: Propagation,
+        /// Owners there are those inside, where the container has users of its own; else they are
+        /// those of the host.
+        mapped: bool,
     },
     /// Memory; also `/dev` and `/dev/shm`.
     Tmpfs,

@@ -33,8 +33,13 @@ const READY: u8 = b'r';
 /// Whose files.
 #[derive(Debug)]
 pub enum ViewOf<'a> {
-    /// Of a container that runs: the mount namespace of its first process.
-    Running(&'a OwnedFd),
+    /// Of a container that runs.
+    Running {
+        /// The mount namespace of its first process.
+        mounts: &'a OwnedFd,
+        /// The user namespace that it belongs to; none: the host's.
+        users: Option<&'a OwnedFd>,
+    },
     /// Of one that does not. Nobody else may have this root mounted at the same time.
     Stopped {
         /// Its root.
@@ -119,7 +124,12 @@ impl Driver {
                 let fd = encoder.add(stream.as_fd());
                 encoder.step(&Step::Files(fd));
             }
-            ViewOf::Running(mounts) => encoder.join(Kinds::MOUNT, mounts),
+            ViewOf::Running { mounts, users } => {
+                if let Some(users) = users {
+                    encoder.join(Kinds::USER, users);
+                }
+                encoder.join(Kinds::MOUNT, mounts);
+            }
             ViewOf::Stopped { root, mounts } => {
                 encoder.root(root)?;
                 mounts

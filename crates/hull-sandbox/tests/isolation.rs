@@ -20,6 +20,7 @@ fn bind(source: &std::path::Path, destination: &str, options: MountOptions) -> M
             source: source.to_owned(),
             recursive: true,
             propagation: Propagation::Rprivate,
+            mapped: false,
         },
         destination: destination.to_owned(),
         options,
@@ -387,9 +388,6 @@ fn a_working_directory_outside_is_refused() {
 
 #[test]
 fn users_of_its_own_are_nobody_on_the_host() {
-    if !support::lowers_by_descriptor("users_of_its_own_are_nobody_on_the_host") {
-        return;
-    }
     let host = Host::new();
     let open = |path: &str| {
         let layer = std::fs::File::open(host.base.join("layers").join(path)).unwrap();
@@ -406,7 +404,8 @@ fn users_of_its_own_are_nobody_on_the_host() {
         "sh",
         "-c",
         "exec 2>&1; id -u; cat /proc/self/uid_map; stat -c '%u %g' / /etc/passwd /dev/null; \
-         touch /made; echo x > /dev/stdout; echo y > /dev/null; hostname inside && hostname; \
+         touch /made /volume/in-volume && chown 7 /volume/in-volume; \
+         stat -c '%u' /volume /plain; echo x > /dev/stdout; echo y > /dev/null; hostname inside && hostname; \
          grep CapEff /proc/self/status; head -n 1 /sys/fs/cgroup/memory/cgroup.procs; exec cat",
     ]);
     spec.root.lowers = Lowers::Descriptors(vec![open("0")]);
@@ -414,6 +413,15 @@ fn users_of_its_own_are_nobody_on_the_host() {
         uids: map(0, 100_000, 65_536),
         gids: map(0, 200_000, 65_536),
     });
+    for (name, mapped) in [("volume", true), ("plain", false)] {
+        let source = host.base.join(name);
+        std::fs::create_dir(&source).unwrap();
+        let mut mount = bind(&source, &format!("/{name}"), MountOptions::default());
+        if let MountKind::Bind { mapped: ids, .. } = &mut mount.kind {
+            *ids = mapped;
+        }
+        spec.mounts.push(mount);
+    }
     spec.process.stdin = hull_sandbox::Stdin::Once;
     let (attachment, mut client) = support::attach(true, true, false);
     let mut shim = host.driver.start(&spec, vec![attachment]).unwrap();
@@ -436,14 +444,18 @@ fn users_of_its_own_are_nobody_on_the_host() {
         ["0", "0", "0", "0", "65534", "65534"],
         "{text}"
     );
+    assert_eq!(words[10..12], ["0", "65534"], "{text}");
     let set = format!("{DEFAULT_CAPABILITIES:016x}");
     assert!(text.contains(&format!("CapEff:\t{set}")), "{text}");
     assert!(text.contains("\nx\n"), "{text}");
     for name in ["made", "by-exec"] {
         use std::os::unix::fs::MetadataExt;
         let made = std::fs::metadata(spec.root.upper.join(name)).unwrap();
-        assert_eq!((made.uid(), made.gid()), (100_000, 200_000), "{name}");
+        assert_eq!((made.uid(), made.gid()), (0, 0), "{name}");
     }
+    let made = host.base.join("volume/in-volume");
+    let made = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(made).unwrap());
+    assert_eq!(made, 7);
     host.discard(&spec, shim);
 }
 

@@ -164,12 +164,7 @@ fn listen_again(listener: &OwnedFd) -> io::Result<()> {
 fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
     let system =
         |step, text: &'static str| move |cause: io::Error| Failure::system(step, text, &cause);
-    let steps = plan.steps().find_map(|step| match step {
-        Step::Process(steps) => Some(steps),
-        _ => None,
-    });
-    let process = Process::parse(steps.unwrap_or_default())
-        .map_err(|malformed| Failure::plain("plan", malformed.to_string()))?;
+    let process = process_of(plan)?;
     let (mut stdio, streams) =
         stdio::make(&process).map_err(system("stdio", "make standard streams"))?;
     let mut guest = Guest::of(plan)?;
@@ -200,14 +195,21 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             init,
         }),
         Cloned::Parent { pid, pidfd } => {
-            drop((theirs, sources, cgroup));
+            drop((theirs, cgroup));
             let result = Cgroup::create(plan).and_then(|cgroup| {
                 server.cgroup = cgroup;
-                match remap::is_wanted(plan) {
-                    true => remap_users(plan, server, pid, &streams, &ours),
-                    false => Ok(()),
+                let (process, streams, sync) = (&process, &streams, &ours);
+                let binds = &sources.binds;
+                Waiting {
+                    pid,
+                    process,
+                    streams,
+                    binds,
+                    sync,
                 }
+                .admit(&proof, plan, server)
             });
+            drop(sources);
             let result = result.and_then(|()| equip(plan, server, pid, oom_score_adj.as_deref()));
             drop(streams);
             root::close_lowers(plan);
@@ -219,9 +221,7 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
             match told {
                 // The child has a better reason than that it is not there any more.
                 Err(failure) if failure.step != "sync" => {
-                    let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                    let _ = process::wait(pidfd.as_fd());
-                    return Err(last_word(&ours).unwrap_or(failure));
+                    return Err(end_child(&pidfd, &ours).unwrap_or(failure));
                 }
                 _ => {}
             }
@@ -240,6 +240,15 @@ fn start(plan: &Plan<'_>, server: &mut Server) -> Result<(), Failure> {
                 .map_err(system("machine", "take over the machine"))
         }
     }
+}
+
+fn process_of<'a>(plan: &Plan<'a>) -> Result<Process<'a>, Failure> {
+    let steps = plan.steps().find_map(|step| match step {
+        Step::Process(steps) => Some(steps),
+        _ => None,
+    });
+    Process::parse(steps.unwrap_or_default())
+        .map_err(|malformed| Failure::plain("plan", malformed.to_string()))
 }
 
 /// What was given to the first process only.
@@ -303,6 +312,13 @@ impl<'a> Guest<'a> {
     }
 }
 
+/// Ends a child that we cannot serve; what it had to say, if anything.
+fn end_child(pidfd: &OwnedFd, sync: &OwnedFd) -> Option<Failure> {
+    let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    let _ = process::wait(pidfd.as_fd());
+    last_word(sync)
+}
+
 /// Why a child that has ended did so, if it said: what we could not do for it followed from that.
 fn last_word(sync: &OwnedFd) -> Option<Failure> {
     let mut buffer = [0u8; 8192];
@@ -324,23 +340,44 @@ fn last_word(sync: &OwnedFd) -> Option<Failure> {
     }
 }
 
-/// What a child with users of its own waits for before it can do anything.
-fn remap_users(
-    plan: &Plan<'_>,
-    server: &mut Server,
+/// A child, which waits for what only root of the host can do where it has users of its own.
+struct Waiting<'a> {
     pid: u32,
-    streams: &stdio::ChildStreams,
-    sync: &OwnedFd,
-) -> Result<(), Failure> {
-    let failed = |cause: io::Error| Failure::system("user namespace", "equip the child", &cause);
-    // It has no rights to the host's cgroups and cannot enter by itself.
-    server.cgroup.attach(pid).map_err(failed)?;
-    let ids = remap::root_of(plan);
-    remap::give_streams(ids, streams).map_err(failed)?;
-    server.root_ids = Some(ids);
-    let root = remap::equip(plan, pid)?;
-    socket::send(sync.as_fd(), b"m", &[root.as_fd()]).map_err(failed)?;
-    Ok(())
+    process: &'a Process<'a>,
+    streams: &'a stdio::ChildStreams,
+    binds: &'a [OwnedFd],
+    sync: &'a OwnedFd,
+}
+
+impl Waiting<'_> {
+    /// Gives it its ids, its cgroup, limits and streams, and hands over its root.
+    fn admit(
+        &self,
+        proof: &SingleThreaded,
+        plan: &Plan<'_>,
+        server: &mut Server,
+    ) -> Result<(), Failure> {
+        if !remap::is_wanted(plan) {
+            return Ok(());
+        }
+        let failed = |text: &'static str| {
+            move |cause: io::Error| Failure::system("user namespace", text, &cause)
+        };
+        let enter = failed("attach the child to its cgroup");
+        server.cgroup.attach(self.pid).map_err(enter)?;
+        // What is above the hard limit it may not set itself.
+        for (resource, soft, hard) in self.process.rlimits() {
+            process::set_rlimit_of(self.pid, resource, soft, hard)
+                .map_err(failed("set limits of the child"))?;
+        }
+        let ids = remap::root_of(plan);
+        server.root_ids = Some(ids);
+        remap::give_streams(ids, self.streams).map_err(failed("give it its streams"))?;
+        let root = remap::equip(proof, plan, self.pid, self.binds)?;
+        socket::send(self.sync.as_fd(), b"m", &[root.as_fd()])
+            .map(drop)
+            .map_err(failed("hand over the root"))
+    }
 }
 
 fn open_log_and_clients(
@@ -412,6 +449,9 @@ fn clone(proof: &SingleThreaded, plan: &Plan<'_>, cgroup: Option<&OwnedFd>) -> i
         cgroup,
         ..ClonePlan::default()
     };
+    if let Some(cloned) = remap::clone_in(proof, plan, namespaces) {
+        return cloned;
+    }
     let joined = plan.steps().find_map(|step| match step {
         Step::Join { kinds, fd } if Kinds::from_bits(kinds) == Kinds::PID => Some(fd),
         _ => None,

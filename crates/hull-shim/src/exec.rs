@@ -136,6 +136,14 @@ fn join(proof: &SingleThreaded, steps: Process<'_>, place: &Place<'_>, ends: &Jo
     {
         failed("oom_score_adj", "write oom_score_adj", cause);
     }
+    if place.root_ids.is_some()
+        && let Err(cause) = steps.rlimits().try_for_each(|(resource, soft, hard)| {
+            // What is above the hard limit only root of the host may set.
+            process::set_rlimit(resource, soft, hard)
+        })
+    {
+        failed("rlimit", "error setting rlimits", cause);
+    }
     if let Err(cause) = namespace::join(place.init, place.kinds) {
         failed("namespace", "join the container's namespaces", cause);
     }

@@ -233,8 +233,8 @@ fn join_namespaces(plan: &Plan<'_>) -> io::Result<()> {
             continue;
         };
         let kinds = Kinds::from_bits(kinds);
-        // That of processes was joined by the shim: it only counts for children.
-        if kinds != Kinds::PID {
+        // Those were joined before this process was born.
+        if kinds != Kinds::PID && kinds != Kinds::USER {
             // SAFETY: it was given to this process and is closed by nobody else.
             namespace::join(unsafe { BorrowedFd::borrow_raw(fd) }, kinds)?;
         }
@@ -279,12 +279,14 @@ pub(crate) fn place_mounts(
         let attributes = Attributes::from_bits(planned.attributes);
         let made = made.next().flatten();
         let result = match (planned.kind, made) {
-            (MountKind::Bind | MountKind::BindRecursive, _) => match binds.next() {
-                Some(tree) => {
-                    place_bind(root, &tree, &destination, attributes, planned.propagation)
+            (MountKind::Bind | MountKind::BindRecursive | MountKind::BindMapped, _) => {
+                match binds.next() {
+                    Some(tree) => {
+                        place_bind(root, &tree, &destination, attributes, planned.propagation)
+                    }
+                    None => Err(io::ErrorKind::InvalidInput.into()),
                 }
-                None => Err(io::ErrorKind::InvalidInput.into()),
-            },
+            }
             (MountKind::Proc | MountKind::Sysfs, Some(fs)) => {
                 root::ordinary_target(root, &destination, true)
                     .and_then(|target| mount::attach(fs.as_fd(), target.as_fd()))

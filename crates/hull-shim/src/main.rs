@@ -64,6 +64,7 @@ fn main() {
         // The kernel of a guest starts it so.
         Some(name) if name == c"/init" && std::process::id() == 1 => code(&agent::run()),
         Some(name) if name == c"hull-kvm-probe" => probe::run(),
+        Some(name) if name == c"hull-users-probe" => remap::probe(),
         _ => EXIT_USAGE,
     };
     process::exit_now(code);

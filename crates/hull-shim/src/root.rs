@@ -34,7 +34,7 @@ pub(crate) fn open(plan: &Plan<'_>) -> Result<Sources, Failure> {
     let remapped = remap::is_wanted(plan);
     let root =
         match root_of(plan) {
-            // Its layers are mapped first, which needs the child.
+            // Its layers are mapped, for which a place is needed: the child's.
             _ if remapped => None,
             Some(root) if has_descriptors(plan) => Some(overlay(plan, &root).map_err(|cause| {
                 Failure::system("root", "mount overlay root file system", &cause)
@@ -55,7 +55,7 @@ pub(crate) fn open(plan: &Plan<'_>) -> Result<Sources, Failure> {
         };
         let recursive = match bind.kind {
             MountKind::Bind => false,
-            MountKind::BindRecursive => true,
+            MountKind::BindRecursive | MountKind::BindMapped => true,
             _ => continue,
         };
         let tree = mount::clone_tree(mount::cwd(), bind.source, recursive).map_err(|cause| {
@@ -166,37 +166,6 @@ fn overlay_of_layers(
     finish_overlay(&fs, root)
 }
 
-/// An overlay of layers whose ids are those of a user namespace.
-pub(crate) fn mapped_overlay(plan: &Plan<'_>, users: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let root = root_of(plan).ok_or(io::ErrorKind::InvalidInput)?;
-    let fs = Filesystem::open(c"overlay")?;
-    let mut base = None;
-    // A detached mount is gone with its descriptor, and the overlay takes its own only at the end.
-    let mut layers = Vec::new();
-    for step in plan.steps() {
-        let layer = match step {
-            Step::LowerDescriptor(fd) if fd > 2 => {
-                // SAFETY: as in `lower_descriptors`.
-                let layer = unsafe { BorrowedFd::borrow_raw(fd) };
-                remap::map_layer(layer, users)?
-            }
-            Step::LowerBase(path) => {
-                base = Some(mount::open_directory(path)?);
-                continue;
-            }
-            Step::LowerName(name) => {
-                let base = base.as_ref().ok_or(io::ErrorKind::InvalidInput)?;
-                let layer = hull_os::process::open(base.as_fd(), name, libc::O_PATH, 0)?;
-                remap::map_layer(layer.as_fd(), users)?
-            }
-            _ => continue,
-        };
-        fs.set_fd(c"lowerdir+", layer.as_fd())?;
-        layers.push(layer);
-    }
-    finish_overlay(&fs, &root)
-}
-
 fn finish_overlay(fs: &Filesystem, root: &plan::Root<'_>) -> io::Result<OwnedFd> {
     fs.set(c"upperdir", root.upper)?;
     fs.set(c"workdir", root.work)?;
@@ -231,18 +200,18 @@ pub(crate) fn attach(plan: &Plan<'_>, made: Option<OwnedFd>) -> io::Result<Owned
 
 /// The working directory becomes the one with the layers, as that makes their names short.
 fn mount_classic(plan: &Plan<'_>, root: &plan::Root<'_>) -> io::Result<()> {
-    let mut options = b"lowerdir=".to_vec();
+    let mut options = Vec::new();
     for step in plan.steps() {
         match step {
             Step::LowerBase(base) => mount::chdir(base)?,
             Step::LowerName(name) => {
-                if !options.ends_with(b"=") {
+                if !options.is_empty() {
                     options.push(b':');
                 }
                 options.extend_from_slice(name.to_bytes());
             }
             Step::LowerDescriptor(fd) => {
-                if !options.ends_with(b"=") {
+                if !options.is_empty() {
                     options.push(b':');
                 }
                 options.extend_from_slice(format!("/proc/self/fd/{fd}").as_bytes());
@@ -250,7 +219,18 @@ fn mount_classic(plan: &Plan<'_>, root: &plan::Root<'_>) -> io::Result<()> {
             _ => {}
         }
     }
-    for (key, path) in [("upperdir", root.upper), ("workdir", root.work)] {
+    let options = classic_options(&options, root.upper, root.work)?;
+    mount::mount_classic(c"overlay", root.upper, c"overlay", 0, &options)
+}
+
+/// Options of an overlay, of which `lowers` are the layers' names with `:` between them.
+pub(crate) fn classic_options(
+    lowers: &[u8],
+    upper: &CStr,
+    work: &CStr,
+) -> io::Result<std::ffi::CString> {
+    let mut options = [b"lowerdir=", lowers].concat();
+    for (key, path) in [("upperdir", upper), ("workdir", work)] {
         options.extend_from_slice(format!(",{key}=").as_bytes());
         escape_option(&mut options, path);
     }
@@ -260,8 +240,7 @@ fn mount_classic(plan: &Plan<'_>, root: &plan::Root<'_>) -> io::Result<()> {
             "layers do not fit into one page of mount options",
         ));
     }
-    let options = std::ffi::CString::new(options)?;
-    mount::mount_classic(c"overlay", root.upper, c"overlay", 0, &options)
+    Ok(std::ffi::CString::new(options)?)
 }
 
 /// Overlay's options have separators of their own.
@@ -282,7 +261,9 @@ pub(crate) fn make(step: &plan::Mount<'_>) -> io::Result<Option<OwnedFd>> {
         MountKind::Sysfs => c"sysfs",
         MountKind::Devpts => c"devpts",
         MountKind::Mqueue => c"mqueue",
-        MountKind::Bind | MountKind::BindRecursive | MountKind::Cgroup => return Ok(None),
+        MountKind::Bind | MountKind::BindRecursive | MountKind::BindMapped | MountKind::Cgroup => {
+            return Ok(None);
+        }
     };
     let fs = Filesystem::open(kind)?;
     fs.set(c"source", if kind == c"tmpfs" { c"tmpfs" } else { kind })?;

@@ -63,20 +63,36 @@ pub(crate) fn run() -> io::Result<()> {
 }
 
 fn make(plan: &Plan<'_>) -> Result<View, Failure> {
-    let joined = plan.steps().find_map(|step| match step {
-        Step::Join { fd, .. } => Some(fd),
-        _ => None,
-    });
-    match joined {
-        Some(fd) => take(fd)
-            .and_then(|fd| of_running(fd.as_fd()))
-            .map_err(|cause| Failure::system("view", "see the container's files", &cause)),
-        None => of_stopped(plan),
+    if !plan.steps().any(|step| matches!(step, Step::Join { .. })) {
+        return of_stopped(plan);
     }
+    join(plan)
+        .and_then(|()| of_joined())
+        .map_err(|cause| Failure::system("view", "see the container's files", &cause))
+}
+
+fn join(plan: &Plan<'_>) -> io::Result<()> {
+    for step in plan.steps() {
+        let Step::Join { kinds, fd } = step else {
+            continue;
+        };
+        let kinds = Kinds::from_bits(kinds);
+        namespace::join(take(fd)?.as_fd(), kinds)?;
+        if kinds == Kinds::USER {
+            // A copy of its mounts for other users could not be taken apart.
+            process::set_identity(0, 0, &[])?;
+            process::set_dumpable(false)?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn of_running(mounts: BorrowedFd<'_>) -> io::Result<View> {
     namespace::join(mounts, Kinds::MOUNT)?;
+    of_joined()
+}
+
+fn of_joined() -> io::Result<View> {
     namespace::unshare(Kinds::MOUNT)?;
     mount::set_tree_propagation(mount::Propagation::Private)?;
     for path in NOT_FILES {

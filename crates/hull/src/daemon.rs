@@ -18,11 +18,13 @@ use hull_engine::api::Subnet;
 use hull_engine::{
     AddressPool, BridgeConfig, Engine, EngineConfig, ImageGc, Proxies, RegistryOptions, Reload,
 };
+use hull_model::ids::UserMaps;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::cli::{Configuration, DaemonOptions};
+use crate::remap;
 
 /// Where clients look when nobody says otherwise.
 const HOST_DEFAULT: &str = "unix:///run/hull/hull.sock";
@@ -74,6 +76,7 @@ pub(crate) fn run(configuration: Configuration) -> ExitCode {
 /// Options that can be used: each value is looked at as far as that changes nothing.
 fn checked(options: DaemonOptions) -> Result<DaemonOptions, String> {
     refuse_unsafe(&options)?;
+    remap(&options).map_or(Ok(()), remap::check)?;
     engine_config(&options)?;
     tls(&options)?;
     match hosts(&options).iter().find(|host| !is_place(host)) {
@@ -84,13 +87,6 @@ fn checked(options: DaemonOptions) -> Result<DaemonOptions, String> {
 
 /// What would be weaker than asked for is refused, not warned of.
 fn refuse_unsafe(options: &DaemonOptions) -> Result<(), String> {
-    if options
-        .userns_remap
-        .as_deref()
-        .is_some_and(|remap| !remap.is_empty())
-    {
-        return Err("--userns-remap is not there yet: users of containers are those of the host; leave it out".to_owned());
-    }
     let network = &options.network;
     if network.default_gateway.is_some() || network.default_gateway_v6.is_some() {
         return Err(
@@ -117,9 +113,12 @@ async fn serve(configuration: Configuration, options: DaemonOptions) -> Result<(
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|e| format!("wait for signals: {e}"))?;
     let hangup = signal(SignalKind::hangup()).map_err(|e| format!("wait for signals: {e}"))?;
-    let engine = Engine::open(engine_config(&options)?)
-        .await
-        .map_err(|e| e.chain())?;
+    let users = remap(&options).map_or(Ok(UserMaps::default()), remap::users)?;
+    let config = EngineConfig {
+        users,
+        ..engine_config(&options)?
+    };
+    let engine = Engine::open(config).await.map_err(|e| e.chain())?;
     let mut sockets = Vec::new();
     let mut listeners = Vec::new();
     for host in hosts(&options) {
@@ -294,6 +293,7 @@ fn engine_config(options: &DaemonOptions) -> Result<EngineConfig, String> {
         uploads_max: transfers(options.max_concurrent_uploads),
         image_gc: image_gc(options),
         layer_backing: options.layer_backing,
+        users: UserMaps::default(),
     })
 }
 
@@ -302,6 +302,14 @@ fn image_gc(options: &DaemonOptions) -> ImageGc {
         unused_for: Some(options.image_gc_unused_for).filter(|limit| !limit.is_zero()),
         bytes_max: Some(options.image_gc_size_max).filter(|&limit| limit > 0),
     }
+}
+
+/// Whose ids containers shall have, where not the host's.
+fn remap(options: &DaemonOptions) -> Option<&str> {
+    options
+        .userns_remap
+        .as_deref()
+        .filter(|text| !text.is_empty())
 }
 
 /// How many transfers were asked for; 0: nobody said.

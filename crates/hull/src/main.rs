@@ -11,6 +11,7 @@ mod config_file;
 mod copy;
 mod daemon;
 mod defaults;
+mod remap;
 mod shim;
 
 use std::process::ExitCode;

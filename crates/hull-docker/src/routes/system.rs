@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
 use http::{Method, StatusCode};
+use hull_engine::api::Facts;
 use hull_model::event::{Happening, Subject};
 use hull_model::state::State;
 use serde::Serialize;
@@ -190,9 +191,18 @@ fn settings(call: &Call) -> Value {
         "ContainerdCommit": {"ID": ""},
         "RuncCommit": {"ID": ""},
         "InitCommit": {"ID": ""},
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "SecurityOptions": security_options(&facts),
         "CDISpecDirs": [],
     })
+}
+
+fn security_options(facts: &Facts) -> Vec<&'static str> {
+    let mut options = vec!["name=seccomp,profile=builtin"];
+    if facts.users_mapped {
+        options.push("name=userns");
+    }
+    options.push("name=cgroupns");
+    options
 }
 
 /// Whether containers can be machines here, on what, and why.

@@ -50,6 +50,7 @@ pub(crate) async fn create(core: &Arc<Core>, request: CreateRequest) -> Result<C
     anonymous_volumes(&config, &mut host);
     image_mount::resolve(core, &mut host)?;
     let mut warnings = check(&config, &host)?;
+    crate::users::check(&core.config.users, &host)?;
     warnings.extend(foreign);
     let id = new_id().map_err(|e| EngineError::io("draw an id", e))?;
     let name = take_name(core, request.name.as_deref(), id)?;

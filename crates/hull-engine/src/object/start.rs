@@ -26,7 +26,8 @@ use crate::object::exec::start_failed;
 use crate::object::port::{self, ClosedPorts};
 use crate::object::{image_mount, volume};
 use crate::port::{Reservation, ports_of};
-use crate::{log_driver, machine, names, translate};
+use crate::users::Users;
+use crate::{log_driver, machine, names, translate, users};
 
 impl Owner {
     /// Spawns the shim and waits until the program runs; returns its process id and start time.
@@ -123,7 +124,7 @@ impl Job {
             .volumes
             .acquire_all(&self.id.to_string(), &self.spec)?
             .and(images);
-        let spec = Spec {
+        let mut spec = Spec {
             id: self.id,
             root: Root {
                 lowers: match self.spec.host.isolation {
@@ -157,9 +158,14 @@ impl Job {
             init: self.spec.host.init.unwrap_or_default(),
             log,
             domainname: self.spec.config.domainname.clone(),
-            hostname,
+            // The host's is there already.
+            hostname: match self.spec.host.uts {
+                NamespaceMode::Host => String::new(),
+                _ => hostname,
+            },
             machine: None,
         };
+        users::adapt(&mut spec, &self.spec);
         let spec = match self.spec.host.isolation {
             Isolation::Container => spec,
             Isolation::Vm => machine::Asked {
@@ -235,6 +241,7 @@ impl Job {
             NetworkMode::Container(name) => self.join(name, "net", "network")?,
             NetworkMode::Default | NetworkMode::None | NetworkMode::Named(_) => Namespace::Own,
         };
+        let users = Users::of(&self.core, &self.spec)?;
         Ok(Namespaces {
             network,
             pid: self.namespace(&host.pid, "pid")?,
@@ -242,7 +249,8 @@ impl Job {
             uts: self.namespace(&host.uts, "uts")?,
             cgroup: self.namespace(&host.cgroupns, "cgroup")?,
             shared_memory: self.shared_memory()?,
-            user: None,
+            joined_user: users.as_ref().and_then(|users| users.joined.clone()),
+            user: users.map(|users| users.maps),
         })
     }
 

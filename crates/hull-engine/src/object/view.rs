@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use hull_model::ids::UserMaps;
 use hull_model::spec::{ContainerSpec, Isolation, MountKind, NetworkMode};
 use hull_model::state::State;
 use hull_model::{Digest, ErrorKind, SandboxId};
@@ -22,7 +23,7 @@ use crate::jobs::Pool;
 use crate::object::container::{Owner, Reply, Request};
 use crate::object::guest_view::FilesMachine;
 use crate::object::volume;
-use crate::translate;
+use crate::{translate, users};
 
 /// A container's files. Whoever holds it may read and write them.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub(crate) struct FileView {
     // Before the guard: it is dropped first.
     view: hull_sandbox::View,
     _machine: Option<FilesMachine>,
+    ids: UserMaps,
     _volumes: Option<volume::InUse>,
     _alone: Option<OwnedMutexGuard<()>>,
 }
@@ -39,6 +41,7 @@ impl FileView {
     pub(super) fn of_guest(view: hull_sandbox::View, machine: Option<FilesMachine>) -> FileView {
         FileView {
             view,
+            ids: UserMaps::default(),
             _machine: machine,
             _volumes: None,
             _alone: None,
@@ -55,6 +58,11 @@ impl FileView {
     /// All that the container sees.
     pub(crate) fn whole(&self) -> BorrowedFd<'_> {
         self.view.whole()
+    }
+
+    /// Its users, where owners show as who they are on the host.
+    pub(crate) fn ids(&self) -> Option<&UserMaps> {
+        Some(&self.ids).filter(|ids| !ids.is_empty())
     }
 
     /// Its root without volumes and binds.
@@ -227,6 +235,8 @@ impl Owner {
         let view = Arc::new(FileView {
             view,
             _machine: None,
+            // Nothing is mapped where nobody lives.
+            ids: UserMaps::default(),
             _volumes: Some(volumes),
             _alone: Some(alone),
         });
@@ -240,16 +250,28 @@ impl Owner {
         let view = self.core.jobs.run(Pool::Kernel, move || {
             let mounts = hull_os::namespace::open(pid, "mnt")
                 .map_err(|e| EngineError::io("open the mount namespace", e))?;
+            let ids = users::of_process(pid)?;
+            let users = (!ids.is_empty()).then(|| hull_os::namespace::open(pid, "user"));
+            let users = users
+                .transpose()
+                .map_err(|e| EngineError::io("open the user namespace", e))?;
             // The number could be another's by now: only what is in its cgroup is of it.
             if !core.processes(&cgroup)?.contains(&pid) {
                 return Err(EngineError::NotRunning(id));
             }
+            let of = ViewOf::Running {
+                mounts: &mounts,
+                users: users.as_ref(),
+            };
             core.driver
-                .view(&id, &ViewOf::Running(&mounts))
+                .view(&id, &of)
+                .map(|view| (view, ids))
                 .map_err(|e| EngineError::step("open the files of the container", e.kind(), e))
         });
+        let (view, ids) = view.await??;
         Ok(Arc::new(FileView {
-            view: view.await??,
+            view,
+            ids,
             _machine: None,
             _volumes: None,
             _alone: None,

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, lchown, symlink};
 
+use hull_model::ids::UserMaps;
 use hull_os::{entry, mount};
 
 use super::OVERLAY_XATTRS;
@@ -24,11 +25,13 @@ const FIFO: u32 = 0o010_000;
 
 /// How entries are made.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct MakeOptions {
+pub struct MakeOptions<'a> {
     /// Neither a directory takes the place of something else nor the other way round.
     pub keep_kinds: bool,
     /// Everything belongs to this user and group and not to those of the archive.
     pub owner: Option<(u32, u32)>,
+    /// Whom these ids are on the host; none: the same.
+    pub ids: Option<&'a UserMaps>,
     /// Overlay's own marks are set too: the tree is to be a layer of one.
     pub keep_overlay_marks: bool,
     /// The directory itself gets the attributes that the archive has for it.
@@ -40,7 +43,7 @@ pub struct MakeOptions {
 pub struct Maker<'r> {
     root: BorrowedFd<'r>,
     base: Vec<u8>,
-    options: MakeOptions,
+    options: MakeOptions<'r>,
     /// Directories get their times at the end: what is made in them changes these.
     times: Vec<(Vec<u8>, Timestamp)>,
     /// The directory that was used last.
@@ -54,7 +57,7 @@ pub struct Maker<'r> {
 pub fn unpack(
     root: BorrowedFd<'_>,
     base: &[u8],
-    options: MakeOptions,
+    options: MakeOptions<'_>,
     archive: impl BufRead,
 ) -> Result<()> {
     let mut maker = Maker::new(root, base, options);
@@ -74,7 +77,7 @@ pub fn unpack(
 
 impl<'r> Maker<'r> {
     /// Makes entries below the path `base` of `root`, which is there.
-    pub fn new(root: BorrowedFd<'r>, base: &[u8], options: MakeOptions) -> Self {
+    pub fn new(root: BorrowedFd<'r>, base: &[u8], options: MakeOptions<'r>) -> Self {
         Self {
             root,
             base: base.to_vec(),
@@ -254,6 +257,12 @@ impl<'r> Maker<'r> {
         }
         let at = entry::path(parent, name);
         let (uid, gid) = self.options.owner.unwrap_or((made.uid, made.gid));
+        let (uid, gid) = match self.options.ids {
+            Some(ids) => ids.on_host(uid, gid).ok_or_else(|| {
+                io::Error::other(format!("{uid}:{gid} has no place in its users"))
+            })?,
+            None => (uid, gid),
+        };
         lchown(&at, Some(uid), Some(gid))?;
         if !matches!(made.kind, EntryKind::Symlink(_)) {
             entry::set_mode(parent, name, made.mode.into())?;

@@ -122,7 +122,7 @@ mod tests {
         .unwrap();
         let pack = |dir: &Path| {
             let mut bytes = Vec::new();
-            pack_root(File::open(dir).unwrap().as_fd(), &mut bytes).unwrap();
+            pack_root(File::open(dir).unwrap().as_fd(), None, &mut bytes).unwrap();
             bytes
         };
         assert!(

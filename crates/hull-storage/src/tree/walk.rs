@@ -9,6 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use hull_model::ids::UserMaps;
 use hull_os::entry;
 
 use super::{ELOOP, OPAQUE, OVERLAY_XATTRS, PATH_BYTES_MAX, lookup};
@@ -29,22 +30,25 @@ pub type Walked<'w> = &'w mut dyn FnMut(&Entry, &mut dyn Read) -> Result<()>;
 /// # Errors
 /// What the file system or `found` says.
 pub fn walk(dir: BorrowedFd<'_>, prefix: &[u8], found: Walked<'_>) -> Result<()> {
-    Walk::new(false, found).directory(dir, prefix)
+    Walk::new(false, None, found).directory(dir, prefix)
 }
 
 struct Walk<'w> {
     found: Walked<'w>,
     /// The tree is the upper directory of an overlay: removals become those of a layer.
     upper: bool,
+    /// Whose ids the entries have; none: those of the host.
+    ids: Option<&'w UserMaps>,
     /// First names of files that have several.
     links: HashMap<(u64, u64), Vec<u8>>,
 }
 
 impl<'w> Walk<'w> {
-    fn new(upper: bool, found: Walked<'w>) -> Self {
+    fn new(upper: bool, ids: Option<&'w UserMaps>, found: Walked<'w>) -> Self {
         Self {
             found,
             upper,
+            ids,
             links: HashMap::new(),
         }
     }
@@ -129,12 +133,16 @@ impl<'w> Walk<'w> {
             .at("read attributes of", &shown(&path))?
             .unwrap_or_default();
         xattrs.retain(|(name, _)| is_kept(name));
+        let (uid, gid) = match self.ids {
+            Some(ids) => ids.inside(facts.uid(), facts.gid()),
+            None => (facts.uid(), facts.gid()),
+        };
         Ok(Entry {
             path,
             kind,
             mode: permissions(facts),
-            uid: facts.uid(),
-            gid: facts.gid(),
+            uid,
+            gid,
             modified: modified(facts),
             size: 0,
             xattrs,
@@ -142,12 +150,14 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// Writes the tree below a directory as an archive.
+/// Writes the tree below a directory as an archive; with `ids`, with the owners inside of those.
 ///
 /// # Errors
 /// What the file system says, or [`Error::Output`].
-pub fn pack_root(dir: BorrowedFd<'_>, output: impl Write) -> Result<()> {
-    pack(output, |found| walk(dir, b"", found))
+pub fn pack_root(dir: BorrowedFd<'_>, ids: Option<&UserMaps>, output: impl Write) -> Result<()> {
+    pack(output, |found| {
+        Walk::new(false, ids, found).directory(dir, b"")
+    })
 }
 
 /// Writes the upper directory of an overlay as the archive of a layer. `skip` leaves out paths.
@@ -164,22 +174,27 @@ pub fn pack_upper(
             true => Ok(()),
             false => found(entry, contents),
         };
-        Walk::new(true, &mut kept).directory(dir, b"")
+        Walk::new(true, None, &mut kept).directory(dir, b"")
     })
 }
 
 /// Writes what is at a path as Docker's archive of it: named by its last part, a directory with all
 /// that is in it, a symbolic link as one. A path that ends with a slash or `/.` means what a link
-/// leads to.
+/// leads to. With `ids`, with the owners inside of those.
 ///
 /// # Errors
 /// As [`pack_root`]; [`Error::File`] with `NotFound` when there is nothing.
-pub fn pack_path(root: BorrowedFd<'_>, path: &[u8], output: impl Write) -> Result<()> {
+pub fn pack_path(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    ids: Option<&UserMaps>,
+    output: impl Write,
+) -> Result<()> {
     let place = lookup::Place::of(root, path)?;
     let facts = place.facts()?;
     let name = lookup::base(path);
     pack(output, |found| {
-        let mut walk = Walk::new(false, found);
+        let mut walk = Walk::new(false, ids, found);
         if !facts.is_dir() {
             return walk.name(place.parent(), place.name(), name.to_vec());
         }

@@ -31,7 +31,8 @@ pub(crate) async fn export(
     let (job, name) = (core.clone(), name.to_owned());
     let work = move || {
         let failed = |e: hull_storage::Error| EngineError::step("export the volume", e.kind(), e);
-        let directory = |data: &File| tree::pack_path(data.as_fd(), b"/.", output).map_err(failed);
+        let directory =
+            |data: &File| tree::pack_path(data.as_fd(), b"/.", None, output).map_err(failed);
         let packed = with_contents(&job, &name, directory);
         drop(hold);
         packed
