@@ -230,6 +230,25 @@ async fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectionError> {
     Err(failure)
 }
 
+/// Encrypts a connection to a server that is no registry: an engine elsewhere.
+///
+/// # Errors
+/// When a file of `trust` cannot be used, or either side does not take the other for who it says.
+pub async fn encrypted(
+    stream: TcpStream,
+    host: &str,
+    trust: &Trust,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let configuration = tls::configuration(trust).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        io::Error::other(format!("{error}: {}", cause.unwrap_or_default()))
+    })?;
+    match encrypt(stream, host, configuration).await {
+        Err(ConnectionError::Tls(cause)) => Err(cause),
+        shaken => shaken.map_err(io::Error::other),
+    }
+}
+
 async fn encrypt(
     stream: TcpStream,
     host: &str,

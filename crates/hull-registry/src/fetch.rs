@@ -201,6 +201,10 @@ impl Repository {
 
     async fn has(&self, rest: &str) -> Result<Option<u64>> {
         let server = self.servers().last().ok_or_else(nobody)?;
+        self.has_at(server, rest).await
+    }
+
+    async fn has_at(&self, server: &Server, rest: &str) -> Result<Option<u64>> {
         let ask = Ask::new(Method::HEAD, self.url(server, rest).await?, &self.scope)
             .header(ACCEPT, &MANIFEST_TYPES.join(", "));
         let response = self.inner.client.ask(Some(server), &ask).await?;
@@ -219,13 +223,39 @@ impl Repository {
         ))
     }
 
-    /// What refers to a manifest (signatures, lists of contents), as an index; none when the
-    /// registry knows of nothing.
+    /// Whether a tag is there: by the first server that answers, so that nobody waits for a registry
+    /// that is only reached through its mirrors.
     ///
     /// # Errors
-    /// When the registry does not say.
+    /// When none of them says.
+    pub async fn has_tag(&self, tag: &str) -> Result<bool> {
+        let mut failure = None;
+        for server in self.servers().filter(|one| one.endpoint.resolves) {
+            match self.has_at(server, &format!("manifests/{tag}")).await {
+                Ok(found) => return Ok(found.is_some()),
+                Err(error) => remember(&mut failure, server, error),
+            }
+        }
+        Err(failure.unwrap_or_else(nobody))
+    }
+
+    /// What refers to a manifest (signatures, lists of contents), as an index; none when the first
+    /// server that answers knows of nothing.
+    ///
+    /// # Errors
+    /// When none of them says.
     pub async fn referrers(&self, digest: &Digest) -> Result<Option<Fetched>> {
-        let server = self.servers().last().ok_or_else(nobody)?;
+        let mut failure = None;
+        for server in self.servers().filter(|one| one.endpoint.resolves) {
+            match self.referrers_at(server, digest).await {
+                Ok(found) => return Ok(found),
+                Err(error) => remember(&mut failure, server, error),
+            }
+        }
+        Err(failure.unwrap_or_else(nobody))
+    }
+
+    async fn referrers_at(&self, server: &Server, digest: &Digest) -> Result<Option<Fetched>> {
         let url = self.url(server, &format!("referrers/{digest}")).await?;
         let ask = Ask::new(Method::GET, url, &self.scope).header(ACCEPT, MANIFEST_TYPES[0]);
         let client = &self.inner.client;
@@ -240,7 +270,8 @@ impl Repository {
             }),
             // A registry of before 1.1 has them, if at all, under a tag made of the digest.
             Ok(_) | Err(Error::Refused { .. }) => {
-                self.manifest(&format!("sha256-{}", digest.hex())).await
+                let tag = format!("sha256-{}", digest.hex());
+                self.manifest_at(server, &tag, None).await
             }
             Err(error) => Err(error),
         };

@@ -159,13 +159,15 @@ pub struct Hosts {
 
 /// How a server proves who it is, and we.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Trust {
+pub struct Trust {
     /// Any certificate will do.
-    pub(crate) skip_verify: bool,
+    pub skip_verify: bool,
     /// Authorities beside the system's, as PEM files.
-    pub(crate) authorities: Vec<PathBuf>,
+    pub authorities: Vec<PathBuf>,
+    /// The system's authorities do not count.
+    pub no_system: bool,
     /// Our certificate and its key, as PEM files.
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// One server that may be asked.

@@ -31,10 +31,11 @@ mod tls;
 mod url;
 
 pub use auth::Credential;
+pub use connection::encrypted;
 pub use download::download;
 pub use error::{Error, Reason, Result};
 pub use fetch::{Fetched, MANIFEST_BYTES_MAX, MANIFEST_TYPES, TAGS_MAX, cosign_tags};
-pub use hosts::{Hosts, HostsError, Proxies, RegistryOptions};
+pub use hosts::{Hosts, HostsError, Proxies, RegistryOptions, Trust};
 pub use push::{Referrer, Source, Uploaded};
 pub use registry::{Access, Login, Registry, Repository};
 pub use stream::{BlobStream, Pieces};

@@ -63,7 +63,8 @@ fn authorities(trust: &Trust) -> Result<RootCertStore> {
     let mut store = RootCertStore::empty();
     let given = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let bundles = given.into_iter().chain(BUNDLES.iter().map(PathBuf::from));
-    if let Some(bundle) = bundles.into_iter().find(|path| path.is_file()) {
+    let mut bundles = bundles.filter(|_| !trust.no_system);
+    if let Some(bundle) = bundles.find(|path| path.is_file()) {
         // Bundles hold some that no verifier of today can use.
         store.add_parsable_certificates(certificates(&bundle)?);
     }

@@ -173,7 +173,7 @@ pub(super) async fn inspect(call: Call) -> Answer {
 
 /// The `platform` parameter of all but `create`: JSON as the client's library writes it. In the
 /// words that the engine takes.
-fn platform_query(call: &Call) -> Result<Option<String>, ApiError> {
+pub(super) fn platform_query(call: &Call) -> Result<Option<String>, ApiError> {
     #[derive(serde::Deserialize)]
     struct Platform {
         os: String,
@@ -203,7 +203,7 @@ fn platform_query(call: &Call) -> Result<Option<String>, ApiError> {
     Ok(Some(named.join("/")))
 }
 
-fn refuse_other_platform(
+pub(super) fn refuse_other_platform(
     call: &Call,
     image: &Image,
     platform: Option<&str>,

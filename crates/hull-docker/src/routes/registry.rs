@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::images::{Line as Failure, join_tag};
+use super::images::{Line as Failure, join_tag, platform_query, refuse_other_platform};
 use crate::body::{Body, json, json_line, reply};
 use crate::download::failure_of;
 use crate::errors::ApiError;
@@ -101,8 +101,13 @@ pub(super) async fn pull(call: Call) -> Answer {
 }
 
 pub(super) async fn push(call: Call) -> Answer {
+    let reference = join_tag(call.name(), call.query.get("tag"));
+    if let Some(platform) = platform_query(&call)? {
+        let image = call.engine().images().resolve(&reference)?;
+        refuse_other_platform(&call, &image, Some(&platform))?;
+    }
     let request = PushRequest {
-        reference: join_tag(call.name(), call.query.get("tag")),
+        reference,
         auth: auth_of(&call),
     };
     let engine = call.engine().clone();

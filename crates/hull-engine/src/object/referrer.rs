@@ -100,10 +100,10 @@ fn subjects(manifest: &Digest, indexes: &[Fetched]) -> Vec<Digest> {
 async fn tagged(repository: &Repository, subjects: &[Digest]) -> Vec<String> {
     let tags = subjects.iter().flat_map(hull_registry::cosign_tags);
     let asked = tags.map(|tag| async {
-        let there = repository.has_manifest(&tag).await;
+        let there = repository.has_tag(&tag).await;
         there
             .unwrap_or_else(|error| {
-                tracing::info!(tag, %error, "a registry does not say whether it has a tag");
+                tracing::debug!(tag, %error, "a registry does not say whether it has a tag");
                 false
             })
             .then_some(tag)

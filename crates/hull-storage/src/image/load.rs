@@ -10,12 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read};
 
 use hull_model::Digest;
-use serde::Deserialize;
 
-use super::config::null_as_default;
 use super::{
-    CONFIG_TYPES, DOCUMENT_BYTES_MAX, Descriptor, INDEX_TYPES, ImageConfig, ImageRecord, Index,
-    LAYERS_MAX, LayerRef, Manifest, Platform, Reference, from_json,
+    CONFIG_TYPES, DOCUMENT_BYTES_MAX, Descriptor, DockerImage, INDEX_TYPES, ImageConfig,
+    ImageRecord, Index, LAYERS_MAX, LayerRef, Manifest, Platform, Reference, from_json,
 };
 use crate::content::{Blob, Expected, Hasher};
 use crate::error::{Error, Result};
@@ -87,17 +85,6 @@ enum Member {
     Link(String),
     /// Neither a layer nor small.
     Large,
-}
-
-/// One image of docker's `manifest.json`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    repo_tags: Vec<String>,
-    #[serde(default, deserialize_with = "null_as_default")]
-    layers: Vec<String>,
 }
 
 /// Who is told about progress.
@@ -257,8 +244,12 @@ impl Members {
                 "manifest.json".to_owned()
             })?;
             for image in images {
-                let references: Result<Vec<_>> =
-                    image.repo_tags.iter().map(|tag| tagged(tag)).collect();
+                let references: Result<Vec<_>> = image
+                    .repo_tags
+                    .iter()
+                    .flatten()
+                    .map(|tag| tagged(tag))
+                    .collect();
                 let references = references?;
                 let named = |error: Error| error.of_image(&references, &image.config);
                 let bytes = self.document(&image.config).map_err(named)?;

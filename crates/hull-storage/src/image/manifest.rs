@@ -94,6 +94,19 @@ pub struct Manifest {
     pub other: Map<String, Value>,
 }
 
+/// One image of `manifest.json`, the index of Docker's archives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DockerImage {
+    /// Where its configuration lies.
+    pub config: String,
+    /// Its names.
+    pub repo_tags: Option<Vec<String>>,
+    /// Where its layers lie, the lowest first.
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub layers: Vec<String>,
+}
+
 /// Several images, one per platform or name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

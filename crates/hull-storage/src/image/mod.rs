@@ -29,7 +29,8 @@ pub use change::{ChangeFault, apply_changes};
 pub use config::{Empty, Healthcheck, History, ImageConfig, RootFs, RunConfig};
 pub use load::{LoadOptions, LoadProgress, Loaded, LoadedImage};
 pub use manifest::{
-    CONFIG_TYPES, Descriptor, INDEX_TYPES, Index, MANIFEST_TYPES, Manifest, layer_media_type,
+    CONFIG_TYPES, Descriptor, DockerImage, INDEX_TYPES, Index, MANIFEST_TYPES, Manifest,
+    layer_media_type,
 };
 pub use platform::Platform;
 pub use reference::{NAME_BYTES_MAX, Reference, ReferenceFault, TAG_BYTES_MAX};

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 
 use hull_model::Digest;
-use serde::Serialize;
 use serde_json::Map;
 
-use super::{Descriptor, INDEX_TYPES, ImageRecord, Index, MANIFEST_TYPES, Reference, to_json};
+use super::{
+    Descriptor, DockerImage, INDEX_TYPES, ImageRecord, Index, MANIFEST_TYPES, Reference, to_json,
+};
 use crate::content::Blob;
 use crate::error::{At, Error, Result};
 use crate::store::Store;
@@ -21,15 +22,6 @@ pub struct SavedImage<'a> {
     pub image: &'a ImageRecord,
     /// Its names; without one it is saved under its id only.
     pub references: &'a [Reference],
-}
-
-/// One image of `manifest.json`.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerImage {
-    config: String,
-    repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
 }
 
 impl Store {

@@ -48,7 +48,7 @@ pub enum Compression {
 
 impl Compression {
     /// Recognises the format by the first bytes.
-    pub(crate) fn detect(start: &[u8]) -> Self {
+    pub fn detect(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Compression::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,

@@ -10,7 +10,7 @@ mod write;
 
 pub(crate) use read::starts_archive;
 pub use read::{Data, Entry, EntryKind, Reader};
-pub use write::Writer;
+pub use write::{Writer, head};
 
 /// Size of a header and unit of padding, in bytes.
 pub const BLOCK_BYTES: usize = 512;

@@ -182,6 +182,11 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
+    /// Bytes of the archive before what comes next: right after an entry, before its contents.
+    pub fn position(&self) -> u64 {
+        self.offset + self.lent as u64
+    }
+
     /// The next piece of the current file's contents and where it lies in the file.
     ///
     /// Pieces come in ascending order; what lies between them is zero.

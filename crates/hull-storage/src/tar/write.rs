@@ -25,24 +25,7 @@ impl<W: Write> Writer<W> {
 
     /// Appends an entry; `contents` must deliver exactly `entry.size` bytes.
     pub fn append(&mut self, entry: &Entry, contents: impl Read) -> io::Result<()> {
-        let records = pax_records(entry);
-        if !records.is_empty() {
-            let header = header_block(b"PaxHeader", b'x', records.len() as u64, None);
-            self.output.write_all(&header)?;
-            self.output.write_all(&records)?;
-            self.pad(records.len() as u64)?;
-        }
-        let flag = match &entry.kind {
-            EntryKind::File => b'0',
-            EntryKind::HardLink(_) => b'1',
-            EntryKind::Symlink(_) => b'2',
-            EntryKind::CharDevice { .. } => b'3',
-            EntryKind::BlockDevice { .. } => b'4',
-            EntryKind::Directory => b'5',
-            EntryKind::Fifo => b'6',
-        };
-        self.output
-            .write_all(&header_block(&entry.path, flag, entry.size, Some(entry)))?;
+        self.output.write_all(&head(entry))?;
         let copied = io::copy(&mut contents.take(entry.size), &mut self.output)?;
         if copied != entry.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -58,9 +41,36 @@ impl<W: Write> Writer<W> {
     }
 
     fn pad(&mut self, size: u64) -> io::Result<()> {
-        let missing = size.next_multiple_of(BLOCK_BYTES as u64) - size;
-        self.output.write_all(&[0; BLOCK_BYTES][..missing as usize])
+        self.output.write_all(padding(size))
     }
+}
+
+/// What stands before the contents of an entry: for those who write them in another order.
+pub fn head(entry: &Entry) -> Vec<u8> {
+    let mut head = Vec::new();
+    let records = pax_records(entry);
+    if !records.is_empty() {
+        head.extend(header_block(b"PaxHeader", b'x', records.len() as u64, None));
+        head.extend_from_slice(&records);
+        head.extend_from_slice(padding(records.len() as u64));
+    }
+    let flag = match &entry.kind {
+        EntryKind::File => b'0',
+        EntryKind::HardLink(_) => b'1',
+        EntryKind::Symlink(_) => b'2',
+        EntryKind::CharDevice { .. } => b'3',
+        EntryKind::BlockDevice { .. } => b'4',
+        EntryKind::Directory => b'5',
+        EntryKind::Fifo => b'6',
+    };
+    head.extend(header_block(&entry.path, flag, entry.size, Some(entry)));
+    head
+}
+
+/// What stands behind contents of that size.
+fn padding(size: u64) -> &'static [u8] {
+    let missing = size.next_multiple_of(BLOCK_BYTES as u64) - size;
+    &[0; BLOCK_BYTES][..missing as usize]
 }
 
 impl EntryKind {

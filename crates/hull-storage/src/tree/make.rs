@@ -1,11 +1,11 @@
 //! Makes a tree of archive entries: below a path of a root, and never outside of that root.
 
 use std::ffi::{CString, OsStr};
-use std::fs::{self, OpenOptions};
-use std::io::{self, BufRead, BufWriter, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, lchown, symlink};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, lchown, symlink};
 
 use hull_model::ids::UserMaps;
 use hull_os::{entry, mount};
@@ -18,6 +18,8 @@ use crate::tar::{Entry, EntryKind, Reader, Timestamp};
 
 /// Bytes of a file that are written at once.
 const FILE_BUFFER_BYTES: usize = 256 << 10;
+/// What can be a hole, in bytes: a block of the usual file systems.
+const BLOCK_BYTES: u64 = 4096;
 /// Type bits of the nodes that are made.
 const CHARACTER: u32 = 0o020_000;
 const BLOCK: u32 = 0o060_000;
@@ -36,6 +38,42 @@ pub struct MakeOptions<'a> {
     pub keep_overlay_marks: bool,
     /// The directory itself gets the attributes that the archive has for it.
     pub with_top: bool,
+    /// Whole blocks of zeros become holes: an archive does not say which were.
+    pub holes: bool,
+}
+
+/// A file that has holes where whole blocks are zero.
+struct Holes {
+    file: File,
+    at: u64,
+}
+
+impl Write for Holes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (start, mut data) = (self.at, 0..0);
+        let mut end = 0;
+        while end < bytes.len() {
+            let begin = end;
+            let left = BLOCK_BYTES - (start + begin as u64) % BLOCK_BYTES;
+            end = bytes.len().min(begin + left as usize);
+            if bytes[begin..end].iter().all(|&byte| byte == 0) {
+                self.file
+                    .write_all_at(&bytes[data.clone()], start + data.start as u64)?;
+                data = end..end;
+            } else {
+                data.end = end;
+            }
+        }
+        self.file
+            .write_all_at(&bytes[data.clone()], start + data.start as u64)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    /// The end may be a hole too.
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.set_len(self.at)
+    }
 }
 
 /// Makes entries.
@@ -229,7 +267,11 @@ impl<'r> Maker<'r> {
                 let mut options = OpenOptions::new();
                 let file = options.write(true).create_new(true).mode(0o600).open(&at);
                 let file = file.at("create", &path)?;
-                let mut output = BufWriter::with_capacity(FILE_BUFFER_BYTES, file);
+                let output: Box<dyn Write> = match self.options.holes {
+                    true => Box::new(Holes { file, at: 0 }),
+                    false => Box::new(file),
+                };
+                let mut output = BufWriter::with_capacity(FILE_BUFFER_BYTES, output);
                 let copied = io::copy(&mut contents.take(made.size), &mut output);
                 let written = copied.map_err(|cause| Error::Input {
                     what: "archive",
@@ -241,10 +283,7 @@ impl<'r> Maker<'r> {
                         cause: io::ErrorKind::UnexpectedEof.into(),
                     });
                 }
-                output
-                    .into_inner()
-                    .map(drop)
-                    .map_err(io::IntoInnerError::into_error)
+                output.flush()
             }
         }
         .at("create", &path)
@@ -283,5 +322,36 @@ impl<'r> Maker<'r> {
         }
         let moment = (made.modified.seconds, made.modified.nanos);
         entry::set_times(&at, moment, moment)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn zeros_become_holes_and_the_contents_stay() {
+        let path = std::env::temp_dir().join(format!("hull-holes-{}", std::process::id()));
+        let mut wanted = vec![0; 3 << 20];
+        for at in [5000, 5001, 1 << 20, (2 << 20) - 1] {
+            wanted[at] = 7;
+        }
+        for piece in [1000, 4096, 100_000] {
+            let file = File::create(&path).unwrap();
+            let mut output = Holes { file, at: 0 };
+            for bytes in wanted.chunks(piece) {
+                output.write_all(bytes).unwrap();
+            }
+            output.flush().unwrap();
+            assert!(fs::read(&path).unwrap() == wanted, "by {piece}");
+            let taken = fs::metadata(&path).unwrap().blocks() * 512;
+            assert!(
+                taken <= 8 * BLOCK_BYTES,
+                "by {piece}: {taken} bytes are taken"
+            );
+        }
+        fs::remove_file(path).unwrap();
     }
 }

@@ -27,6 +27,9 @@ use crate::client::Client;
 /// Bytes read from tar at once.
 const READ_BYTES_MAX: usize = 64 * 1024;
 
+/// Lines of debootstrap's log that are shown when it failed.
+const LOG_LINES_MAX: usize = 12;
+
 /// Where Debian's static busybox is.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -127,7 +130,8 @@ impl Bootstrap {
                 "debootstrap is not installed\n  hint: apt-get install debootstrap",
             ));
         }
-        self.run_program(program, "debootstrap").await?;
+        let run = self.run_program(program, "debootstrap").await;
+        run.map_err(|failure| with_log(failure, &root.join("debootstrap/debootstrap.log")))?;
         // A service that a package starts has no place in a folder.
         std::fs::write(root.join("etc/machine-id"), "")?;
         let mut tar = Program::new("tar");
@@ -242,6 +246,19 @@ impl Bootstrap {
         progress::follow(call.stream(tar).send().await?, Show::All).await?;
         warn_line(&format!("made {name}"));
         Ok(())
+    }
+}
+
+/// A failure with the end of what the program wrote down, which goes with its folder.
+fn with_log(failure: Failure, log: &Path) -> Failure {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(LOG_LINES_MAX)..];
+    let shown: String = last.iter().map(|line| format!("\n  | {line}")).collect();
+    Failure {
+        message: failure.message + &shown,
+        ..failure
     }
 }
 

@@ -38,8 +38,9 @@ pub(crate) struct ImageCopy {
 }
 
 impl Command for ImageCopy {
-    const USAGE: &str = "[OPTIONS] NAME|oci:FOLDER[:NAME] NAME|oci:FOLDER[:NAME]";
-    const ABOUT: &str = "Copy an image between registries and OCI layouts, past the engine";
+    const USAGE: &str = "[OPTIONS] SOURCE TARGET\n\nEach of them: NAME of a registry, \
+        oci:FOLDER[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME]";
+    const ABOUT: &str = "Copy an image past the engine: registries, OCI layouts, archives";
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let platform = self

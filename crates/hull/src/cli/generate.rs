@@ -1,12 +1,10 @@
-//! `hull completion` and `hull man`: what is generated from the tree of commands.
+//! `hull completion` and `hull man`: what a shell and a reader of manuals get.
 
 use std::path::PathBuf;
 
-use clap_complete::Shell;
-
 use super::failure::Failure;
 use super::session::{Session, print};
-use super::{Command, arguments, tree};
+use super::{Command, arguments, complete, tree};
 
 /// `hull completion`.
 #[derive(Debug, clap::Args)]
@@ -21,23 +19,13 @@ impl Command for Completion {
     const ABOUT: &str = "Print the completion of a shell: bash, zsh or fish";
 
     async fn run(self, _session: &Session) -> Result<(), Failure> {
-        let shell = match self.shell.as_str() {
-            "bash" => Shell::Bash,
-            "zsh" => Shell::Zsh,
-            "fish" => Shell::Fish,
-            other => {
-                let text = format!("unknown shell {other:?}: must be bash, zsh or fish");
-                return Err(Failure::new(text));
-            }
-        };
-        let mut script = Vec::new();
-        clap_complete::generate(
-            shell,
-            &mut tree::whole(),
-            arguments::program_name(),
-            &mut script,
-        );
-        print(&String::from_utf8_lossy(&script))
+        let mut scripts = complete::SCRIPTS.iter();
+        let found = scripts.find(|(shell, _)| *shell == self.shell);
+        let (_, script) = found.ok_or_else(|| {
+            let text = format!("unknown shell {:?}: must be bash, zsh or fish", self.shell);
+            Failure::new(text)
+        })?;
+        print(&script.replace("PROGRAM", arguments::program_name()))
     }
 }
 

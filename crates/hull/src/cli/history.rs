@@ -2,6 +2,7 @@
 
 use super::failure::Failure;
 use super::format::{self, Columns, Style};
+use super::load::platform_query;
 use super::session::{Session, print};
 use super::value::Value;
 use super::{Command, arguments, units};
@@ -45,6 +46,9 @@ pub(crate) struct History {
     /// Don't truncate output
     #[arg(long)]
     no_trunc: bool,
+    /// Show history for the given platform. Formatted as "os[/arch[/variant]]"
+    #[arg(long, value_name = "string")]
+    platform: Option<String>,
     /// Only show image IDs
     #[arg(long, short)]
     quiet: bool,
@@ -59,7 +63,9 @@ impl Command for History {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let client = session.client().await?;
         let path = format!("/images/{}/history", self.image);
-        let found: Vec<Value> = client.get(path).receive().await?;
+        let call = client.get(path);
+        let call = call.query_some("platform", platform_query(self.platform.as_deref()));
+        let found: Vec<Value> = call.receive().await?;
         let rows: Vec<Value> = found.iter().map(|step| self.row(step)).collect();
         let columns = if self.human { &COLUMNS } else { &EXACT_COLUMNS };
         let style = Style {

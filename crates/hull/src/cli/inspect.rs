@@ -2,6 +2,7 @@
 
 use super::Command;
 use super::failure::{EXIT_TEMPLATE, Failure};
+use super::load::platform_query;
 use super::session::{Session, print, print_line};
 use super::template::Template;
 use super::value::Value;
@@ -101,6 +102,9 @@ pub(crate) struct ImageInspect {
     /// Format output using a custom template: 'json' or a Go template
     #[arg(long, short, value_name = "string")]
     format: Option<String>,
+    /// Inspect a specific platform of the multi-platform image. Formatted as "os[/arch[/variant]]"
+    #[arg(long, value_name = "string")]
+    platform: Option<String>,
     #[arg(required = true, value_name = "IMAGE")]
     names: Vec<String>,
 }
@@ -111,7 +115,12 @@ impl Command for ImageInspect {
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let client = session.client().await?;
-        let inspected = async |name: &str| find(client, &KINDS[1..2], name, false, true).await;
+        let platform = platform_query(self.platform.as_deref());
+        let inspected = async |name: &str| {
+            let call = client.get(KINDS[1].1.replace("{}", name));
+            let call = call.query_some("platform", platform.clone());
+            Ok(call.receive::<Value>().await?)
+        };
         show(&self.names, self.format.as_deref(), inspected).await
     }
 }
@@ -122,6 +131,9 @@ pub(crate) struct NetworkInspect {
     /// Format output using a custom template: 'json' or a Go template
     #[arg(long, short, value_name = "string")]
     format: Option<String>,
+    /// Verbose output for diagnostics
+    #[arg(long, short)]
+    verbose: bool,
     #[arg(required = true, value_name = "NETWORK")]
     names: Vec<String>,
 }
@@ -132,7 +144,11 @@ impl Command for NetworkInspect {
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let client = session.client().await?;
-        let inspected = async |name: &str| find(client, &KINDS[2..3], name, false, true).await;
+        let inspected = async |name: &str| {
+            let call = client.get(KINDS[2].1.replace("{}", name));
+            let call = call.query_flag("verbose", self.verbose);
+            Ok(call.receive::<Value>().await?)
+        };
         show(&self.names, self.format.as_deref(), inspected).await
     }
 }

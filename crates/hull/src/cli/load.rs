@@ -75,7 +75,7 @@ impl Command for Save {
 }
 
 /// `linux/arm64/v8` as the JSON that the API takes.
-fn platform_query(platform: Option<&str>) -> Option<String> {
+pub(super) fn platform_query(platform: Option<&str>) -> Option<String> {
     let mut parts = platform?.split('/');
     let mut object = serde_json::Map::new();
     for name in ["os", "architecture", "variant"] {

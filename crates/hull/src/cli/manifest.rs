@@ -1,14 +1,26 @@
-//! `hull manifest inspect`: what a registry has under a name, asked by the client itself.
+//! `hull manifest`: what a registry has under a name, and lists of images of several platforms; by the
+//! client itself.
+//!
+//! ```text
+//!  lists.rs   lists that are being put together, as files
+//!  make.rs    create, annotate, push, rm
+//! ```
+
+mod lists;
+mod make;
 
 use hull_model::Digest;
-use hull_registry::{Access, Fetched};
-use hull_storage::image::{INDEX_TYPES, ImageConfig, MANIFEST_TYPES, Manifest};
+use hull_registry::{Access, Fetched, Repository};
+use hull_storage::image::{INDEX_TYPES, ImageConfig, MANIFEST_TYPES, Manifest, Reference};
 use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
 use super::session::{Session, print_line};
 use super::{Command, registry_end};
 use crate::copy;
+use lists::{Folder, List, Member};
+
+pub(super) use make::{ManifestAnnotate, ManifestCreate, ManifestPush, ManifestRemove};
 
 /// Bytes of a configuration that is looked into for its platform.
 const CONFIG_BYTES_MAX: u64 = 4 << 20;
@@ -22,22 +34,33 @@ pub(crate) struct ManifestInspect {
     /// Output additional info including layers and platform
     #[arg(long, short)]
     verbose: bool,
-    #[arg(required = true, value_name = "MANIFEST")]
-    name: String,
+    #[arg(required = true, num_args = 1..=2, value_name = "MANIFEST")]
+    names: Vec<String>,
 }
 
 impl Command for ManifestInspect {
-    const USAGE: &str = "[OPTIONS] MANIFEST";
+    const USAGE: &str = "[OPTIONS] [MANIFEST_LIST] MANIFEST";
     const ABOUT: &str = "Display an image manifest, or manifest list";
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let failed = |error: &dyn std::error::Error| Failure::chain(error);
-        let reference = registry_end::parse(&self.name)?;
+        let last = self.names.last().map_or("", String::as_str);
+        let reference = registry_end::parse(last)?;
+        if let [list, _] = &self.names[..] {
+            let list = Folder::of(session, &registry_end::parse(list)?);
+            let member = list.member(&reference)?;
+            let member =
+                member.ok_or_else(|| Failure::new(format!("No such manifest: {reference}")))?;
+            return self.print_member(&member);
+        }
+        let list = Folder::of(session, &reference);
+        if list.exists() {
+            return self.print_list(&list.members()?);
+        }
         let repository =
             registry_end::open(session, &reference, Access::Pull, self.insecure).await?;
-        let digest = reference.digest().map(|digest| digest.to_string());
-        let tag = digest.as_deref().or(reference.tag()).unwrap_or_default();
-        let fetched = repository.manifest(tag).await.map_err(|e| failed(&e))?;
+        let fetched = repository.manifest(&asked(&reference)).await;
+        let fetched = fetched.map_err(|e| failed(&e))?;
         if !self.verbose {
             return print_line(&indented(&fetched.bytes));
         }
@@ -58,11 +81,44 @@ impl Command for ManifestInspect {
     }
 }
 
+impl ManifestInspect {
+    /// A list that is being put together here.
+    fn print_list(&self, members: &[Member]) -> Result<(), Failure> {
+        match self.verbose {
+            true => print_json(&json!(members)),
+            false => print_line(&String::from_utf8_lossy(&List::of(members).bytes()?)),
+        }
+    }
+
+    fn print_member(&self, member: &Member) -> Result<(), Failure> {
+        match member.bytes().filter(|_| !self.verbose) {
+            Some(bytes) => print_line(&indented(&bytes)),
+            None => print_json(&json!(member)),
+        }
+    }
+}
+
+/// What a registry is asked for.
+fn asked(reference: &Reference) -> String {
+    match reference.digest() {
+        Some(digest) => digest.to_string(),
+        None => reference.tag().unwrap_or_default().to_owned(),
+    }
+}
+
 /// Where it runs, by its configuration.
 async fn config_platform(
-    repository: &hull_registry::Repository,
+    repository: &Repository,
     fetched: &Fetched,
 ) -> Result<Option<Value>, Failure> {
+    let config = config_of(repository, fetched).await?;
+    // What is no image has no platform.
+    let config: Option<ImageConfig> = config.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    Ok(config.map(|config| json!({"architecture": config.architecture, "os": config.os})))
+}
+
+/// The configuration of an image; none: it is too large to be one.
+async fn config_of(repository: &Repository, fetched: &Fetched) -> Result<Option<Vec<u8>>, Failure> {
     let manifest: Manifest = parse(&fetched.bytes, &fetched.digest)?;
     let part = manifest.config;
     if part.size > CONFIG_BYTES_MAX {
@@ -74,9 +130,7 @@ async fn config_platform(
     while let Some(piece) = stream.next().await {
         bytes.extend_from_slice(&piece.map_err(|e| Failure::chain(&e))?);
     }
-    // What is no image has no platform.
-    let config: Option<ImageConfig> = serde_json::from_slice(&bytes).ok();
-    Ok(config.map(|config| json!({"architecture": config.architecture, "os": config.os})))
+    Ok(Some(bytes))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8], digest: &Digest) -> Result<T, Failure> {

@@ -12,6 +12,7 @@ mod arguments;
 mod attach;
 mod bootstrap;
 mod commit;
+mod complete;
 mod container;
 mod context;
 mod copy;
@@ -29,6 +30,7 @@ mod failure;
 mod filter;
 mod format;
 mod generate;
+mod help;
 mod history;
 mod image_list;
 mod image_tree;
@@ -147,6 +149,9 @@ fn dispatch(words: Vec<OsString>) -> Result<ExitCode, Failure> {
     if name == "help" {
         return tree::print_help(&words).map(|()| ExitCode::SUCCESS);
     }
+    if name == "__complete" {
+        return complete::run(&words, globals).map(|()| ExitCode::SUCCESS);
+    }
     let Some(group) = tree::group(name) else {
         let session = Session::new(globals.clone());
         let entry = match (plugin::find(name, &session.config_dir()), tree::entry(name)) {
@@ -215,7 +220,7 @@ fn parsed(
             Ok(None)
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-            session::print(&error.to_string())?;
+            session::print(&help::page(&parser))?;
             Ok(None)
         }
         Err(error) if error.kind() == ErrorKind::DisplayVersion => {

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::format::{self, Columns, Style};
 use super::session::{Session, print, print_line, warn_line};
 use super::value::Value;
-use super::{Command, filter, units};
+use super::{Command, arguments, filter, units};
 
 const COLUMNS: Columns = Columns {
     headers: &[
@@ -119,6 +119,12 @@ pub(crate) struct NetworkCreate {
     /// Auxiliary IPv4 or IPv6 addresses used by Network driver
     #[arg(long, value_name = "map", value_parser = parse::pair)]
     aux_address: Vec<(String, String)>,
+    /// The network from which to copy the configuration
+    #[arg(long, value_name = "string")]
+    config_from: Option<String>,
+    /// Create a configuration only network
+    #[arg(long)]
+    config_only: bool,
     /// Driver to manage the Network
     #[arg(long, short, default_value = "bridge", value_name = "string")]
     driver: String,
@@ -128,6 +134,9 @@ pub(crate) struct NetworkCreate {
     /// IPv4 or IPv6 Gateway for the master subnet
     #[arg(long, value_name = "strings")]
     gateway: Vec<String>,
+    /// Create swarm routing-mesh network
+    #[arg(long)]
+    ingress: bool,
     /// Restrict external access to the network
     #[arg(long)]
     internal: bool,
@@ -140,15 +149,23 @@ pub(crate) struct NetworkCreate {
     /// Set IPAM driver specific options
     #[arg(long, value_name = "map", value_parser = parse::pair)]
     ipam_opt: Vec<(String, String)>,
-    /// Enable IPv6 address assignment
-    #[arg(long)]
-    ipv6: bool,
+    /// Enable or disable IPv4 address assignment (default true)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_name = "bool", value_parser = arguments::parse_bool)]
+    ipv4: Option<bool>,
+    /// Enable or disable IPv6 address assignment
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_name = "bool", value_parser = arguments::parse_bool)]
+    ipv6: Option<bool>,
     /// Set metadata on a network
     #[arg(long, value_name = "list", value_parser = parse::label)]
     label: Vec<String>,
     /// Set driver specific options
     #[arg(long, short, value_name = "map", value_parser = parse::pair)]
     opt: Vec<(String, String)>,
+    /// Control the network's scope
+    #[arg(long, value_name = "string")]
+    scope: Option<String>,
     /// Subnet in CIDR format that represents a network segment
     #[arg(long, value_name = "strings")]
     subnet: Vec<String>,
@@ -218,15 +235,25 @@ impl Command for NetworkCreate {
                 "AuxiliaryAddresses": if index == 0 { map(&self.aux_address) } else { map(&[]) },
             })
         });
-        let body = json!({
+        let mut body = json!({
             "Name": self.name, "Driver": self.driver, "Internal": self.internal,
-            "Attachable": self.attachable, "EnableIPv6": self.ipv6, "Options": options,
+            "Attachable": self.attachable, "Options": options, "Ingress": self.ingress,
+            "ConfigOnly": self.config_only, "Scope": self.scope.clone().unwrap_or_default(),
             "Labels": map(&labels), "CheckDuplicate": true,
             "IPAM": {
                 "Driver": self.ipam_driver, "Options": map(&self.ipam_opt),
                 "Config": pools.collect::<Vec<_>>(),
             },
         });
+        // What is not said is the engine's to choose.
+        for (name, given) in [("EnableIPv4", self.ipv4), ("EnableIPv6", self.ipv6)] {
+            if let Some(given) = given {
+                body[name] = json!(given);
+            }
+        }
+        if let Some(from) = &self.config_from {
+            body["ConfigFrom"] = json!({ "Network": from });
+        }
         let client = session.client().await?;
         let created: Value = client
             .post("/networks/create")
@@ -282,6 +309,9 @@ pub(crate) struct NetworkConnect {
     /// driver options for the network
     #[arg(long, value_name = "strings", value_parser = parse::pair)]
     driver_opt: Vec<(String, String)>,
+    /// Highest gw-priority provides the default gateway. Accepts positive and negative values
+    #[arg(long, value_name = "int", value_parser = arguments::parse_int)]
+    gw_priority: Option<i64>,
     /// IPv4 address (e.g., "172.30.100.104")
     #[arg(long, value_name = "string")]
     ip: Option<String>,
@@ -291,6 +321,9 @@ pub(crate) struct NetworkConnect {
     /// Add link to another container
     #[arg(long, value_name = "list", value_parser = parse::link)]
     link: Vec<String>,
+    /// Add a link-local address for the container
+    #[arg(long, value_name = "strings")]
+    link_local_ip: Vec<String>,
     #[arg(required = true, value_name = "NETWORK")]
     network: String,
     #[arg(required = true, value_name = "CONTAINER")]
@@ -308,6 +341,9 @@ impl Command for NetworkConnect {
                 addresses.insert(name.to_owned(), json!(address));
             }
         }
+        if !self.link_local_ip.is_empty() {
+            addresses.insert("LinkLocalIPs".to_owned(), json!(self.link_local_ip));
+        }
         let options: serde_json::Map<String, serde_json::Value> = self
             .driver_opt
             .iter()
@@ -317,7 +353,7 @@ impl Command for NetworkConnect {
             "Container": self.container,
             "EndpointConfig": {
                 "IPAMConfig": addresses, "Links": self.link, "Aliases": self.alias,
-                "DriverOpts": options,
+                "DriverOpts": options, "GwPriority": self.gw_priority.unwrap_or_default(),
             },
         });
         let client = session.client().await?;

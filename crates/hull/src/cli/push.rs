@@ -1,6 +1,7 @@
 //! `hull push`.
 
 use super::failure::Failure;
+use super::load::platform_query;
 use super::progress::{self, Show};
 use super::session::{Session, print_line};
 use super::{Command, credentials, reference};
@@ -11,6 +12,9 @@ pub(crate) struct Push {
     /// Push all tags of an image to the repository
     #[arg(long, short)]
     all_tags: bool,
+    /// Push only what is for this platform. Formatted as "os[/arch[/variant]]"
+    #[arg(long, value_name = "string")]
+    platform: Option<String>,
     /// Suppress verbose output
     #[arg(long, short)]
     quiet: bool,
@@ -41,6 +45,7 @@ impl Command for Push {
         let (name, value) = credentials::header_for(session, repository).await?;
         let client = session.client().await?;
         let call = client.post(format!("/images/{repository}/push"));
+        let call = call.query_some("platform", platform_query(self.platform.as_deref()));
         let call = call.query_some("tag", tag).header(name, value);
         let reply = call.send().await?;
         progress::follow(reply, if self.quiet { Show::Nothing } else { Show::All }).await?;

@@ -1,10 +1,12 @@
 //! What every command has: the chosen engine, the client's own settings, and where it prints.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use hull_registry::Trust;
 use tokio::sync::OnceCell;
 
+use super::arguments::parse_bool;
 use super::failure::Failure;
 use crate::client::{Client, Endpoint};
 
@@ -23,9 +25,61 @@ pub(crate) struct GlobalOptions {
     /// Daemon socket to connect to
     #[arg(long, short = 'H', value_name = "list")]
     pub(crate) host: Option<String>,
-    /// Set the logging level ("debug", "info", "warn", "error", "fatal")
+    /// Set the logging level ("debug", "info", "warn", "error", "fatal") (default "info")
     #[arg(long, short, value_name = "string")]
     pub(crate) log_level: Option<String>,
+    /// How it is encrypted.
+    #[command(flatten)]
+    pub(crate) tls: TlsOptions,
+}
+
+/// Options for an engine that is reached by TCP with TLS.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct TlsOptions {
+    /// Use TLS; implied by --tlsverify
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_name = "bool", value_parser = parse_bool)]
+    tls: Option<bool>,
+    /// Trust certs signed only by this CA
+    #[arg(long, value_name = "string")]
+    tlscacert: Option<PathBuf>,
+    /// Path to TLS certificate file
+    #[arg(long, value_name = "string")]
+    tlscert: Option<PathBuf>,
+    /// Path to TLS key file
+    #[arg(long, value_name = "string")]
+    tlskey: Option<PathBuf>,
+    /// Use TLS and verify the remote
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        value_name = "bool", value_parser = parse_bool)]
+    tlsverify: Option<bool>,
+}
+
+impl TlsOptions {
+    /// Whom the other side is taken for; none: there is no TLS. By the rules of docker's client:
+    /// DOCKER_TLS, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH stand for options that are not given.
+    fn trust(&self, config_dir: &Path) -> Option<Trust> {
+        let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let verify = self
+            .tlsverify
+            .unwrap_or(given("DOCKER_TLS_VERIFY").is_some());
+        let on = self.tls.unwrap_or(given("DOCKER_TLS").is_some());
+        if !(on || verify || self.tlsverify.is_some()) {
+            return None;
+        }
+        let folder = given("DOCKER_CERT_PATH").map_or(config_dir.to_owned(), PathBuf::from);
+        // A file that nobody named may be missing.
+        let usual = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
+        let cert = self.tlscert.clone().or_else(|| usual("cert.pem"));
+        let key = self.tlskey.clone().or_else(|| usual("key.pem"));
+        let ca = self.tlscacert.clone().unwrap_or(folder.join("ca.pem"));
+        Some(Trust {
+            skip_verify: !verify,
+            authorities: if verify { vec![ca] } else { Vec::new() },
+            no_system: true,
+            identity: cert.zip(key),
+        })
+    }
 }
 
 /// One run of the command line.
@@ -56,7 +110,9 @@ impl Session {
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Failure> {
         let host = self.options.host.as_deref();
         let context = self.options.context.as_deref();
-        Ok(Endpoint::choose(host, context, &self.config_dir())?)
+        let config_dir = self.config_dir();
+        let tls = self.options.tls.trust(&config_dir);
+        Ok(Endpoint::choose_secured(host, context, &config_dir, tls)?)
     }
 
     /// The context that `--context` names.

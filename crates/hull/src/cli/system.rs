@@ -76,7 +76,11 @@ impl Command for DialStdio {
                     socket.shutdown(std::net::Shutdown::Write)
                 })
             }
-            Endpoint::Tcp { host, port } => {
+            Endpoint::Tcp {
+                host,
+                port,
+                tls: None,
+            } => {
                 let socket =
                     std::net::TcpStream::connect((host.as_str(), *port)).map_err(failed)?;
                 let other = socket.try_clone()?;
@@ -84,7 +88,7 @@ impl Command for DialStdio {
                     socket.shutdown(std::net::Shutdown::Write)
                 })
             }
-            Endpoint::Ssh { .. } => Err(Failure::new(format!(
+            Endpoint::Ssh { .. } | Endpoint::Tcp { .. } => Err(Failure::new(format!(
                 "dial-stdio to {endpoint}: name an engine of this host"
             ))),
         }

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::session::{GlobalOptions, Session, print};
 use super::{
     Command, DaemonOptions, arguments, attach, bootstrap, commit, context, copy, cp, create, diff,
-    disk, events, exec, export, generate, history, image_list, import, import_docker, info,
+    disk, events, exec, export, generate, help, history, image_list, import, import_docker, info,
     inspect, kill, later, load, login, logs, manifest, network, pause, port, prune, ps, pull, push,
     rename, rm, rmi, run, search, start, stats, stop, system, tag, top, update, version, vm,
     volume, wait,
@@ -54,6 +54,10 @@ pub(super) struct Group {
 }
 
 impl Group {
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     pub(super) fn entry(&self, name: &str) -> Option<&'static Entry> {
         self.entries
             .iter()
@@ -213,8 +217,14 @@ static GROUPS: &[Group] = &[
     },
     Group {
         name: "manifest",
-        about: "Look at manifests in registries",
-        entries: &[at::<manifest::ManifestInspect>(&["inspect"])],
+        about: "Manage Docker image manifests and manifest lists",
+        entries: &[
+            at::<manifest::ManifestAnnotate>(&["annotate"]),
+            at::<manifest::ManifestCreate>(&["create"]),
+            at::<manifest::ManifestInspect>(&["inspect"]),
+            at::<manifest::ManifestPush>(&["push"]),
+            at::<manifest::ManifestRemove>(&["rm"]),
+        ],
     },
     Group {
         name: "network",
@@ -271,6 +281,18 @@ pub(super) fn entry(name: &str) -> Option<&'static Entry> {
     TOP.iter().find(|entry| entry.names.contains(&name))
 }
 
+/// Names and purposes of the commands of a group; no group: of all that stands first.
+pub(super) fn commands(of: Option<&str>) -> Vec<(&'static str, &'static str)> {
+    let described = |entry: &Entry| (entry.name(), entry.about);
+    match of.and_then(group) {
+        Some(group) => group.entries.iter().map(described).collect(),
+        None => {
+            let groups = GROUPS.iter().map(|group| (group.name, group.about));
+            TOP.iter().map(described).chain(groups).collect()
+        }
+    }
+}
+
 /// The group of that name.
 pub(super) fn group(name: &str) -> Option<&'static Group> {
     GROUPS.iter().find(|group| group.name == name)
@@ -306,9 +328,7 @@ pub(super) fn parser(entry: &Entry, path: &str) -> clap::Command {
     let program = arguments::program_name();
     let usage = format!("{program} {path} {}", entry.usage);
     let usage = usage.replace("\n\t", &format!("\n       {program} "));
-    let command = clap::Command::new(entry.name())
-        .override_usage(usage)
-        .help_template("Usage:  {usage}\n\n{about}\n\nOptions:\n{options}");
+    let command = clap::Command::new(entry.name()).override_usage(usage);
     about(
         arguments::like_docker((entry.augment)(command)),
         entry.about,
@@ -341,7 +361,7 @@ pub(super) fn print_help(path: &[OsString]) -> Result<(), Failure> {
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let of = |entry: &Entry, path: &str| parser(entry, path).render_help().to_string();
+    let of = |entry: &Entry, path: &str| help::page(&parser(entry, path));
     let text = match words[..] {
         [] => root_help(),
         [first] => match group(first) {
@@ -362,15 +382,12 @@ const NAME_WIDTH_MIN: usize = 11;
 
 fn root_help() -> String {
     let program = arguments::program_name();
-    let mut parser = root_parser();
+    let parser = root_parser();
     let about = parser
         .get_about()
         .map(ToString::to_string)
         .unwrap_or_default();
-    let options = parser.render_help().to_string();
-    let options = options
-        .split_once("Options:\n")
-        .map_or("", |(_, options)| options);
+    let options = help::options(&parser);
     let commands = list(TOP.iter().map(|entry| (entry.name(), entry.about)));
     let groups = list(GROUPS.iter().map(|group| (group.name, group.about)));
     format!(

@@ -45,13 +45,20 @@ impl Connection {
             Endpoint::Unix(path) => {
                 Self::over(UnixStream::connect(path).await.map_err(failed)?).await
             }
-            Endpoint::Tcp { host, port } => {
+            Endpoint::Tcp { host, port, tls } => {
                 let stream = TcpStream::connect((host.as_str(), *port))
                     .await
                     .map_err(failed)?;
                 // Key strokes must not wait for one another.
                 stream.set_nodelay(true).map_err(failed)?;
-                Self::over(stream).await
+                match tls {
+                    None => Self::over(stream).await,
+                    Some(trust) => {
+                        let stream = hull_registry::encrypted(stream, host, trust).await;
+                        let place = format!("Get \"https://{}\"", endpoint.host_header());
+                        Self::over(stream.map_err(ClientError::exchange(&place))?).await
+                    }
+                }
             }
             Endpoint::Ssh { user, host, port } => {
                 Self::over(over_ssh(user, host, *port).map_err(failed)?).await

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hull_registry::Trust;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -132,6 +133,20 @@ impl Contexts {
     }
 
     /// Where a context's keys lie.
+    /// How a context's engine is reached with TLS: by the keys that it has, or without any check.
+    pub(crate) fn trust(&self, context: &Context) -> Option<Trust> {
+        let folder = self.tls_folder(&context.name).join("docker");
+        let file = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
+        let ca = file("ca.pem");
+        let trust = Trust {
+            skip_verify: context.skip_tls_verify,
+            no_system: ca.is_some(),
+            authorities: ca.into_iter().collect(),
+            identity: file("cert.pem").zip(file("key.pem")),
+        };
+        (trust != Trust::default()).then_some(trust)
+    }
+
     pub(crate) fn tls_folder(&self, name: &str) -> PathBuf {
         self.config_dir.join("contexts/tls").join(folder_of(name))
     }

@@ -2,25 +2,30 @@
 
 use std::path::{Path, PathBuf};
 
+use hull_registry::Trust;
+
 use super::context::{Contexts, DEFAULT};
 
 /// The engine's socket when nobody names another.
 pub(crate) const DEFAULT_SOCKET: &str = "/run/hull/hull.sock";
 
-/// Port of an engine that listens on TCP without TLS.
+/// Port of an engine that listens on TCP without TLS, and with it.
 const TCP_PORT_DEFAULT: u16 = 2375;
+const TLS_PORT_DEFAULT: u16 = 2376;
 
 /// An address at which an engine listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Endpoint {
     /// A unix socket.
     Unix(PathBuf),
-    /// A host and a port, without encryption.
+    /// A host and a port.
     Tcp {
         /// Name or address, IPv6 addresses without brackets.
         host: String,
         /// Port number.
         port: u16,
+        /// With TLS, and whom we take it for then.
+        tls: Option<Trust>,
     },
     /// Another host that is reached by the ssh program of this one.
     Ssh {
@@ -84,15 +89,29 @@ impl Endpoint {
         context: Option<&str>,
         config_dir: &Path,
     ) -> Result<Endpoint, EndpointError> {
+        Endpoint::choose_secured(option, context, config_dir, None)
+    }
+
+    /// The same; who names an address says by options and environment how it is encrypted, a
+    /// context says it for itself.
+    ///
+    /// # Errors
+    /// As [`Endpoint::choose`].
+    pub(crate) fn choose_secured(
+        option: Option<&str>,
+        context: Option<&str>,
+        config_dir: &Path,
+        tls: Option<Trust>,
+    ) -> Result<Endpoint, EndpointError> {
         if let Some(host) = option {
-            return Endpoint::parse(host);
+            return Ok(Endpoint::parse(host)?.secured(host, tls));
         }
         if let Some(name) = context {
             return context_endpoint(name, config_dir);
         }
         for variable in ["HULL_HOST", "DOCKER_HOST"] {
             if let Some(host) = environment(variable) {
-                return Endpoint::parse(&host);
+                return Ok(Endpoint::parse(&host)?.secured(&host, tls));
             }
         }
         let chosen = environment("DOCKER_CONTEXT").or_else(|| Contexts::of(config_dir).current());
@@ -102,13 +121,28 @@ impl Endpoint {
         }
     }
 
+    /// With TLS, where it is an address for that; `text` is as it was given.
+    fn secured(self, text: &str, trust: Option<Trust>) -> Endpoint {
+        match (self, trust) {
+            (Endpoint::Tcp { host, port, .. }, Some(trust)) => Endpoint::Tcp {
+                host,
+                port: match port {
+                    TCP_PORT_DEFAULT if !text.contains(":2375") => TLS_PORT_DEFAULT,
+                    port => port,
+                },
+                tls: Some(trust),
+            },
+            (endpoint, _) => endpoint,
+        }
+    }
+
     /// What the `Host` header of a request says.
     pub(crate) fn host_header(&self) -> String {
         match self {
             // What Docker's client sends over a unix socket.
             Endpoint::Unix(_) | Endpoint::Ssh { .. } => "api.moby.localhost".to_owned(),
-            Endpoint::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Endpoint::Tcp { host, port } => format!("{host}:{port}"),
+            Endpoint::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Endpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
         }
     }
 }
@@ -150,6 +184,7 @@ fn parse_tcp(address: &str) -> Option<Endpoint> {
     Some(Endpoint::Tcp {
         host: host.to_owned(),
         port,
+        tls: None,
     })
 }
 
@@ -177,7 +212,10 @@ fn context_endpoint(name: &str, config_dir: &Path) -> Result<Endpoint, EndpointE
     }
     let contexts = Contexts::of(config_dir);
     match contexts.find(name) {
-        Ok(context) => Endpoint::parse(&context.host),
+        Ok(context) => {
+            let endpoint = Endpoint::parse(&context.host)?;
+            Ok(endpoint.secured(&context.host, contexts.trust(&context)))
+        }
         Err(cause) => Err(EndpointError::NoContext {
             name: name.to_owned(),
             cause: not_found(&contexts.meta_path(name), &cause),

@@ -1,4 +1,4 @@
-//! Where images come from and go to: a repository of a registry, or a layout.
+//! Where images come from and go to: a repository of a registry, or a layout (a folder, an archive).
 
 use std::sync::Arc;
 
@@ -146,6 +146,22 @@ impl End {
                 }),
                 Some(sent) = counted.recv() => tell(&part.digest, Step::Copying(sent, part.size)),
             }
+        }
+    }
+
+    /// Whether it can have one image only, for one platform.
+    pub(super) fn is_of_one(&self) -> bool {
+        match self {
+            End::Registry { .. } => false,
+            End::Layout { layout, .. } => layout.is_of_one(),
+        }
+    }
+
+    /// Nothing comes any more.
+    pub(super) fn finish(&self) -> Result<()> {
+        match self {
+            End::Registry { .. } => Ok(()),
+            End::Layout { layout, .. } => layout.finish(),
         }
     }
 

@@ -1,11 +1,12 @@
-//! An OCI image layout: a folder of blobs and an index of names.
+//! An OCI image layout: blobs and an index of names, in a folder or in one file (`archive.rs`).
 //!
 //! Blobs are written under a name of their own and get their right one when they are whole and
 //! checked; the index is replaced as a whole, so that a copy that breaks off leaves only blobs that
 //! nothing names.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,64 +16,142 @@ use hull_os::durable::{self, Durability};
 use hull_registry::{Error, Fetched, MANIFEST_BYTES_MAX, Pieces, Source};
 use hull_storage::Hasher;
 use hull_storage::image::{Descriptor, INDEX_TYPES, Index};
-use serde_json::{Map, json};
+use serde_json::Map;
 use tokio::sync::mpsc;
 
+use super::archive::{Archive, Extent};
 use super::{CopyError, Result, malformed};
 
 /// What has a name in an index.
 const NAME: &str = "org.opencontainers.image.ref.name";
+/// What is where in a layout.
+const INDEX: &str = "index.json";
+const BLOBS: &str = "blobs/sha256";
+const MARKER: (&str, &[u8]) = ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
 /// Bytes that are read from a blob at once.
 const READ_BYTES: usize = 512 << 10;
 const FILE_MODE: u32 = 0o644;
 
-/// A folder in the form of the OCI image layout.
+/// Blobs and an index of names: a folder, or an archive.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
-    root: PathBuf,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Folder(PathBuf),
+    /// As Docker's clients see it, or as the OCI describes it.
+    Archive(Arc<Archive>, Form),
+}
+
+/// Whose index of an archive counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Docker,
+    Oci,
 }
 
 impl Layout {
-    /// A layout to read.
+    /// A folder to read.
     pub(crate) fn open(root: &Path) -> Layout {
-        let root = root.to_owned();
-        Layout { root }
+        let place = Place::Folder(root.to_owned());
+        Layout { place }
     }
 
-    /// A layout to write to, made where there is none.
+    /// A folder to write to, made where there is none.
     pub(crate) fn make(root: &Path) -> Result<Layout> {
-        let layout = Layout::open(root);
-        let blobs = layout.blobs();
+        let blobs = root.join(BLOBS);
         fs::create_dir_all(&blobs).map_err(failed("make", &blobs))?;
-        let marker = root.join("oci-layout");
-        if !marker.exists() {
-            replace(
-                &marker,
-                json!({"imageLayoutVersion": "1.0.0"})
-                    .to_string()
-                    .as_bytes(),
-            )?;
+        let layout = Layout::open(root);
+        if !root.join(MARKER.0).exists() {
+            layout.replace(MARKER.0, MARKER.1)?;
         }
         Ok(layout)
     }
 
-    fn blobs(&self) -> PathBuf {
-        self.root.join("blobs/sha256")
+    /// An archive to read.
+    pub(crate) fn open_archive(path: &Path, form: Form) -> Result<Layout> {
+        let place = Place::Archive(Arc::new(Archive::open(path)?), form);
+        Ok(Layout { place })
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.blobs().join(digest.hex())
+    /// An archive to write; it is there after [`Layout::finish`].
+    pub(crate) fn make_archive(path: &Path, form: Form) -> Result<Layout> {
+        let archive = Archive::make(path)?;
+        archive.put_document(MARKER.0, MARKER.1);
+        let place = Place::Archive(Arc::new(archive), form);
+        Ok(Layout { place })
+    }
+
+    /// Whether it can have one image only.
+    pub(super) fn is_of_one(&self) -> bool {
+        matches!(self.place, Place::Archive(_, Form::Docker))
+    }
+
+    /// Nothing comes any more.
+    pub(super) fn finish(&self) -> Result<()> {
+        match &self.place {
+            Place::Folder(_) => Ok(()),
+            Place::Archive(archive, _) => archive.finish(),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match &self.place {
+            Place::Folder(root) => root,
+            Place::Archive(archive, _) => archive.path(),
+        }
+    }
+
+    fn has(&self, member: &str) -> bool {
+        match &self.place {
+            Place::Folder(root) => root.join(member).exists(),
+            Place::Archive(archive, _) => archive.has(member),
+        }
+    }
+
+    fn read(&self, member: &str) -> Result<Vec<u8>> {
+        match &self.place {
+            Place::Folder(root) => read(&root.join(member)),
+            Place::Archive(archive, _) => archive.read(member),
+        }
+    }
+
+    fn replace(&self, member: &str, bytes: &[u8]) -> Result<()> {
+        match &self.place {
+            Place::Folder(root) => replace(&root.join(member), bytes),
+            Place::Archive(archive, _) => {
+                archive.put_document(member, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// The bytes of a member.
+    fn extent(&self, member: &str) -> io::Result<(File, Extent)> {
+        match &self.place {
+            Place::Folder(root) => {
+                let file = File::open(root.join(member))?;
+                let len = file.metadata()?.len();
+                Ok((file, Extent { start: 0, len }))
+            }
+            Place::Archive(archive, _) => archive.extent(member),
+        }
     }
 
     fn index(&self) -> Result<Index> {
-        let path = self.root.join("index.json");
-        let bytes = read(&path)?;
+        let bytes = self.read(INDEX)?;
         serde_json::from_slice(&bytes)
             .map_err(|cause| malformed("index.json", Hasher::digest(&bytes), cause.to_string()))
     }
 
     /// What a name stands for; no name: the only entry that is no referrer.
     pub(super) fn named(&self, name: &str) -> Result<Fetched> {
+        if let Place::Archive(archive, Form::Docker) = &self.place {
+            let digest = archive.docker_image(name)?;
+            return self.manifest(&digest);
+        }
         let index = self.index()?;
         let of = |entry: &Descriptor| entry.annotations.get(NAME).cloned().unwrap_or_default();
         let known: Vec<String> = index.manifests.iter().map(of).collect();
@@ -85,7 +164,7 @@ impl Layout {
         };
         let [entry] = fits[..] else {
             return Err(CopyError::NoSuchName {
-                path: self.root.clone(),
+                path: self.path().to_owned(),
                 name: name.to_owned(),
                 known,
             });
@@ -94,7 +173,7 @@ impl Layout {
     }
 
     pub(super) fn manifest(&self, digest: &Digest) -> Result<Fetched> {
-        let bytes = read(&self.blob_path(digest))?;
+        let bytes = self.read(&blob_name(digest))?;
         let actual = Hasher::digest(&bytes);
         if actual != *digest {
             return Err(malformed(
@@ -113,6 +192,9 @@ impl Layout {
     /// What the index names without a name and refers to a manifest.
     pub(super) fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>> {
         let mut found = Vec::new();
+        if !self.has(INDEX) {
+            return Ok(found);
+        }
         for entry in self.index()?.manifests {
             let fetched = self.manifest(&entry.digest)?;
             if super::describe(&fetched)?.subject == Some(*subject) {
@@ -123,12 +205,13 @@ impl Layout {
     }
 
     pub(super) fn has_blob(&self, part: &Descriptor) -> bool {
-        fs::metadata(self.blob_path(&part.digest)).is_ok_and(|facts| facts.len() == part.size)
+        let found = self.extent(&blob_name(&part.digest));
+        found.is_ok_and(|(_, extent)| extent.len == part.size)
     }
 
     pub(super) fn source(&self, digest: &Digest) -> Source {
-        let path = self.blob_path(digest);
-        Arc::new(move |offset| pieces_of(path.clone(), offset))
+        let (layout, member) = (self.clone(), blob_name(digest));
+        Arc::new(move |offset| pieces_of(layout.extent(&member), offset))
     }
 
     /// Writes a blob as it comes; it is there when it is whole and what it should be.
@@ -138,15 +221,16 @@ impl Layout {
         mut pieces: Pieces,
         sent: &(dyn Fn(u64) + Sync),
     ) -> Result<()> {
-        let path = self.blob_path(&part.digest);
-        let partial = Partial(self.blobs().join(format!(".{}", part.digest.hex())));
-        let mut file = File::create(&partial.0).map_err(failed("make", &partial.0))?;
+        let sink = Sink::new(self, part)?;
         let mut hasher = Hasher::default();
         let mut so_far = 0;
         while let Some(piece) = pieces.recv().await {
             let piece = piece?;
-            file.write_all(&piece)
-                .map_err(failed("write", &partial.0))?;
+            if so_far + piece.len() as u64 > part.size {
+                let problem = format!("it has more than its {} bytes", part.size);
+                return Err(malformed("blob", part.digest, problem));
+            }
+            sink.write(&piece, so_far)?;
             hasher.update(&piece);
             so_far += piece.len() as u64;
             sent(so_far);
@@ -159,19 +243,24 @@ impl Layout {
                 format!("its bytes are {actual}"),
             ));
         }
-        durable::publish(&partial.0, &path, Durability::Synced).map_err(failed("name", &path))
+        sink.publish()
     }
 
     pub(super) fn put_blob(&self, bytes: &Bytes) -> Result<Digest> {
         let digest = Hasher::digest(bytes);
-        replace(&self.blob_path(&digest), bytes)?;
+        self.replace(&blob_name(&digest), bytes)?;
         Ok(digest)
     }
 
     /// Names a manifest in the index; without a name: lists it there, once.
     pub(super) fn name(&self, name: &str, bytes: &Bytes, kind: &str) -> Result<()> {
         let digest = self.put_blob(bytes)?;
-        let mut index = match self.root.join("index.json").exists() {
+        if let Place::Archive(archive, Form::Docker) = &self.place {
+            let manifest = serde_json::from_slice(bytes)
+                .map_err(|cause| malformed("manifest", digest, cause.to_string()))?;
+            archive.put_docker_index(name, &manifest)?;
+        }
+        let mut index = match self.has(INDEX) {
             true => self.index()?,
             false => Index {
                 schema_version: 2,
@@ -199,12 +288,78 @@ impl Layout {
         index.manifests.push(entry);
         let text = serde_json::to_vec(&index)
             .map_err(|cause| malformed("index", digest, cause.to_string()))?;
-        replace(&self.root.join("index.json"), &text)
+        self.replace(INDEX, &text)
+    }
+}
+
+/// Where the bytes of one blob go.
+enum Sink<'a> {
+    File {
+        file: File,
+        partial: Partial,
+        path: PathBuf,
+    },
+    Member {
+        archive: &'a Archive,
+        name: String,
+        extent: Extent,
+    },
+}
+
+impl<'a> Sink<'a> {
+    fn new(layout: &'a Layout, part: &Descriptor) -> Result<Self> {
+        let name = blob_name(&part.digest);
+        match &layout.place {
+            Place::Folder(root) => {
+                let partial = Partial(root.join(BLOBS).join(format!(".{}", part.digest.hex())));
+                let file = File::create(&partial.0).map_err(failed("make", &partial.0))?;
+                let path = root.join(name);
+                Ok(Sink::File {
+                    file,
+                    partial,
+                    path,
+                })
+            }
+            Place::Archive(archive, _) => Ok(Sink::Member {
+                extent: archive.reserve(&name, part.size)?,
+                archive,
+                name,
+            }),
+        }
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        match self {
+            Sink::File { file, partial, .. } => file
+                .write_all_at(bytes, at)
+                .map_err(failed("write", &partial.0)),
+            Sink::Member {
+                archive, extent, ..
+            } => archive.write_at(bytes, extent.start + at),
+        }
+    }
+
+    fn publish(self) -> Result<()> {
+        match self {
+            Sink::File { partial, path, .. } => {
+                durable::publish(&partial.0, &path, Durability::Synced)
+                    .map_err(failed("name", &path))
+            }
+            Sink::Member {
+                archive,
+                name,
+                extent,
+            } => {
+                archive.add(name, extent);
+                Ok(())
+            }
+        }
     }
 }
 
 /// A file that goes unless it gets another name.
-struct Partial(PathBuf);
+#[derive(Debug)]
+pub(super) struct Partial(pub(super) PathBuf);
 
 impl Drop for Partial {
     fn drop(&mut self) {
@@ -213,7 +368,12 @@ impl Drop for Partial {
     }
 }
 
-fn failed(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CopyError {
+/// Where a blob lies.
+pub(super) fn blob_name(digest: &Digest) -> String {
+    format!("{BLOBS}/{}", digest.hex())
+}
+
+pub(super) fn failed(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CopyError {
     let path = path.to_owned();
     move |cause| CopyError::File { step, path, cause }
 }
@@ -237,24 +397,23 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn pieces_of(path: PathBuf, offset: u64) -> Pieces {
+fn pieces_of(opened: io::Result<(File, Extent)>, offset: u64) -> Pieces {
     let (sender, pieces) = mpsc::channel(1);
     // Ends with the file, or with whoever reads it.
     tokio::spawn(async move {
-        let opened = File::open(&path).and_then(|mut file| {
-            file.seek(SeekFrom::Start(offset))?;
-            Ok(file)
-        });
-        let mut file = match opened {
-            Ok(file) => file,
+        let (file, extent) = match opened {
+            Ok(opened) => opened,
             Err(cause) => return drop(sender.send(Err(Error::Source(cause))).await),
         };
-        loop {
-            let mut bytes = vec![0; READ_BYTES];
-            let piece = match file.read(&mut bytes) {
-                Ok(0) => return,
+        let mut at = offset;
+        while at < extent.len {
+            let left = usize::try_from(extent.len - at).unwrap_or(READ_BYTES);
+            let mut bytes = vec![0; left.min(READ_BYTES)];
+            let piece = match file.read_at(&mut bytes, extent.start + at) {
+                Ok(0) => Err(Error::Source(io::ErrorKind::UnexpectedEof.into())),
                 Ok(len) => {
                     bytes.truncate(len);
+                    at += len as u64;
                     Ok(Bytes::from(bytes))
                 }
                 Err(cause) => Err(Error::Source(cause)),

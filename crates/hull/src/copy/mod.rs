@@ -1,5 +1,5 @@
-//! Images from registry to registry, or between a registry and an OCI layout on the disk: as they
-//! are, with all platforms, to the byte, and without any engine.
+//! Images from registry to registry, or between a registry and an OCI layout or an archive on the
+//! disk: as they are, with all platforms, to the byte, and without any engine.
 //!
 //! ```text
 //!  from ── manifest or index ──▶ children, depth first ──▶ blobs that are not there ──▶ to
@@ -10,6 +10,7 @@
 //! What the target has already is not fetched. Each end checks what it gives: a registry by its
 //! protocol, a layout by hashing.
 
+mod archive;
 mod end;
 mod layout;
 
@@ -25,7 +26,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub(crate) use end::End;
-pub(crate) use layout::Layout;
+pub(crate) use layout::{Form, Layout};
 
 /// Indexes in indexes, and referrers of referrers, that are followed.
 const DEPTH_MAX: usize = 4;
@@ -58,6 +59,8 @@ pub(crate) enum CopyError {
         digest: Digest,
         problem: String,
     },
+    #[error("the archive {path}: {problem}")]
+    Archive { path: PathBuf, problem: String },
     #[error("{digest} has nothing for {platform}")]
     NoPlatform { digest: Digest, platform: String },
 }
@@ -128,8 +131,12 @@ impl<'a> Copy<'a> {
     /// Copies all, and gives it its name at the end; returns the digest of what has the name now.
     pub(crate) async fn run(mut self) -> Result<Digest> {
         let mut top = self.from.named().await?;
-        if let Some(platform) = &self.options.platform {
-            top = self.choose(top, platform).await?;
+        let only = match self.to.is_of_one() {
+            true => Some(self.options.platform.clone().unwrap_or_else(Platform::host)),
+            false => self.options.platform.clone(),
+        };
+        if let Some(platform) = only {
+            top = self.choose(top, &platform).await?;
         }
         self.children(&top, 0).await?;
         self.to.name(&top.bytes, &media_type(&top)?).await?;
@@ -140,7 +147,13 @@ impl<'a> Copy<'a> {
                 self.referrers(&subject, 0).await?;
             }
         }
+        self.to.finish()?;
         Ok(top.digest)
+    }
+
+    /// Copies a manifest with all that it names, without a name for it.
+    pub(crate) async fn only(mut self, digest: &Digest) -> Result<()> {
+        self.whole(digest, 0).await
     }
 
     async fn choose(&self, top: Fetched, platform: &Platform) -> Result<Fetched> {

@@ -87,6 +87,7 @@ fn unpack(data: &File, input: Box<dyn Read + Send>) -> Result<()> {
     let input = BufReader::with_capacity(INPUT_BYTES, input);
     let options = MakeOptions {
         with_top: true,
+        holes: true,
         ..MakeOptions::default()
     };
     tree::unpack(data.as_fd(), b"/", options, input).map_err(failed)?;

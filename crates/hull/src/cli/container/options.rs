@@ -206,7 +206,7 @@ pub(crate) struct ContainerOptions {
     /// Swap limit equal to memory plus swap: '-1' to enable unlimited swap
     #[arg(long, value_name = "bytes", value_parser = parse::memory_swap)]
     pub(super) memory_swap: Option<i64>,
-    /// Tune container memory swappiness (0 to 100)
+    /// Tune container memory swappiness (0 to 100) (default -1)
     #[arg(long, value_name = "int", value_parser = parse_int)]
     pub(super) memory_swappiness: Option<i64>,
     /// Attach a filesystem mount to the container
