@@ -341,6 +341,10 @@ impl Host {
         outside.ip("addr add 198.51.100.2/24 dev eth0");
         outside.ip("link set eth0 up");
         run_words("ip route add default via 198.51.100.2");
+        // The kernel tells of a carrier by and by, and a look at all links would see the change.
+        eventually_within(Duration::from_secs(30), "the uplink has a carrier", || {
+            run_words("ip link show up0").contains("state UP")
+        });
         let run = std::env::temp_dir().join(format!("hull-net-{}", std::process::id()));
         std::fs::create_dir_all(&run).unwrap();
         let settings = Settings {

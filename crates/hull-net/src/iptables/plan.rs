@@ -289,7 +289,8 @@ impl Plan<'_> {
 
     fn egress(&self) -> Vec<Chain> {
         let mut entry = self.chain(POLICIES, "egress", Some("PREROUTING"));
-        let known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN";
+        // Not "what is established": neighbors are asked for by packets that nobody tracks.
+        let known = "-m conntrack ! --ctstate INVALID,NEW -j RETURN";
         self.add(&mut entry, known.to_owned(), "known connections");
         let mut all = Vec::new();
         for (key, guard) in &self.wanted.guards.of {
