@@ -27,7 +27,9 @@ pub fn command(source: &Path) -> Result<Vec<String>, Error> {
     })?;
     let source = source.to_string_lossy();
     let words: Vec<String> = match is_old {
-        // Its limit of open files stays what it is: the hard limit may be low.
+        // Its limit of open files stays what it is: the hard limit may be low. Sizes are asked for each time
+        // (`timeout=0`): others write there too, and who appends behind an old end loses their lines.
+        // `flock` is the guest's own, since the server refuses to wait for one and even to give it back.
         true => vec![
             program.to_owned(),
             "--fd=3".to_owned(),
@@ -35,8 +37,8 @@ pub fn command(source: &Path) -> Result<Vec<String>, Error> {
             "--rlimit-nofile=0".to_owned(),
             "-o".to_owned(),
             format!(
-                "source={source},sandbox=namespace,cache=auto,xattr,flock,posix_lock,announce_submounts,\
-                 log_level=err"
+                "source={source},sandbox=namespace,cache=auto,timeout=0,xattr,no_flock,posix_lock,\
+                 announce_submounts,log_level=err"
             ),
         ],
         false => vec![
