@@ -157,9 +157,17 @@ fn plain(
         let mut buffer = BytesMut::with_capacity(RELAY_BYTES);
         buffer.put_bytes(0, room);
         match output.read_buf(&mut buffer).await {
-            Ok(0) => None,
+            // The server sends what it was given before it comes back: those who wait for the end
+            // are told of it only then.
+            Ok(0) => {
+                tokio::task::yield_now().await;
+                None
+            }
             // It closed with input unread; all that it had to say came before.
-            Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => None,
+            Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => {
+                tokio::task::yield_now().await;
+                None
+            }
             Ok(_) => {
                 put_header(&mut buffer, room);
                 Some((Ok(buffer.freeze()), (output, replay, delivery)))

@@ -55,8 +55,9 @@ use crate::store::{Change as Write, Key, Recorded};
 const ATTACHMENTS_WAITING_MAX: usize = 16;
 /// How long the shim of a container that ended may take to clean up before we do it.
 const SHIM_END_WAIT: Duration = Duration::from_secs(10);
-/// How long an attached client may take to read what was printed before others are told of the end.
-const DELIVERY_WAIT: Duration = Duration::from_secs(1);
+/// How long an attached client may take to read what was printed before others are told of the end,
+/// as in dockerd.
+const DELIVERY_WAIT: Duration = Duration::from_secs(2);
 /// How long the processes of a container may take to vanish after SIGKILL.
 const DISCARD_WAIT: Duration = Duration::from_secs(10);
 /// Pause before a removal that failed is tried again, the first time and at most.
