@@ -99,9 +99,12 @@ impl Client {
         if let Some(version) = forced.as_deref().and_then(ApiVersion::parse) {
             return Ok(version);
         }
-        let reply = self
-            .send_unversioned(self.call(Method::HEAD, "/_ping"))
-            .await?;
+        let ask = |method| self.send_unversioned(self.call(method, "/_ping"));
+        let reply = match ask(Method::HEAD).await {
+            // What answers to HEAD cannot say why.
+            Err(ClientError::Refused { .. }) => ask(Method::GET).await?,
+            reply => reply?,
+        };
         let theirs = reply.header("api-version").and_then(ApiVersion::parse);
         Ok(theirs.unwrap_or(API_VERSION_UNKNOWN).min(API_VERSION_MAX))
     }
