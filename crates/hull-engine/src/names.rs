@@ -205,10 +205,8 @@ pub(crate) fn are_served(spec: &ContainerSpec, endpoints: &[Endpoint]) -> bool {
 pub(crate) fn resolver() -> Result<Resolver> {
     let bytes = random_bytes().map_err(|e| EngineError::io("draw a port", e))?;
     let port = RESOLVER_PORT_MIN + (u16::from_le_bytes([bytes[0], bytes[1]]) & 0x3fff);
-    Ok(Resolver {
-        port,
-        rules: hull_net::plan_resolver(port),
-    })
+    let (port, rules) = hull_net::plan_resolver(port);
+    Ok(Resolver { port, rules })
 }
 
 /// The name servers of a container that runs; they end with this value.

@@ -26,9 +26,12 @@ pub(crate) fn open(server: &mut Server, port: u32, rules: &[u8]) -> io::Result<(
     let address: SocketAddr = (ADDRESS, number).into();
     let datagrams = port::take(libc::IPPROTO_UDP as u8, address)?;
     let streams = port::take(libc::IPPROTO_TCP as u8, address)?;
-    Nftables::open(RULES_TIMEOUT)?
-        .commit_bytes(rules)
-        .map_err(|error| error.cause)?;
+    // None where the sockets are where questions go by themselves.
+    if !rules.is_empty() {
+        Nftables::open(RULES_TIMEOUT)?
+            .commit_bytes(rules)
+            .map_err(|error| error.cause)?;
+    }
     server.keep(KEY_RESOLVER_UDP, datagrams);
     server.keep(KEY_RESOLVER_TCP, streams);
     Ok(())
