@@ -820,7 +820,7 @@ mod tests {
     fn request(body: Value) -> Result<CreateRequest, ApiError> {
         serde_json::from_value::<CreateBody>(body)
             .expect("valid")
-            .into_request(None, 41)
+            .into_request(None, 48)
     }
 
     #[test]
