@@ -30,7 +30,7 @@ use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::reload::Reloadable;
 use crate::sizes::Sizes;
-use crate::stats::Moments;
+use crate::stats::{Guests, Moments};
 use crate::store::Store;
 use crate::{log_driver, logs};
 
@@ -66,6 +66,8 @@ pub(crate) struct Core {
     pub(crate) moments: Moments,
     /// What trees of files took lately.
     pub(crate) sizes: Sizes,
+    /// For figures of guests.
+    pub(crate) guests: Guests,
     /// Which limits this host can hold.
     pub(crate) support: Support,
     /// Whether overlay takes layers by descriptor here (Linux 6.13 and newer).

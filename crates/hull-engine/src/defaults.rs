@@ -1,7 +1,7 @@
 //! What a container gets that does not say otherwise: the daemon's configuration, laid under what
 //! was asked for when the container is created. Later changes of it reach new containers only.
 
-use hull_model::spec::{HostConfig, LogConfig, NamespaceMode, SeccompChoice, Ulimit};
+use hull_model::spec::{HostConfig, Isolation, LogConfig, NamespaceMode, SeccompChoice, Ulimit};
 
 use crate::error::Result;
 use crate::log_driver;
@@ -31,11 +31,16 @@ pub struct HostDefaults {
     pub ipc: NamespaceMode,
     /// Whose cgroup root; `Default`: its own.
     pub cgroupns: NamespaceMode,
+    /// What carries a container.
+    pub isolation: Isolation,
 }
 
 impl HostDefaults {
     /// Fills in what `host` does not say.
     pub(crate) fn apply(&self, host: &mut HostConfig) {
+        if !host.isolation_asked {
+            host.isolation = self.isolation;
+        }
         if self.init {
             host.init.get_or_insert(true);
         }

@@ -161,7 +161,7 @@ impl Containers<'_> {
                 view.guest_directory(c"proc")?,
                 view.guest_directory(c"cgroup")?,
             );
-            let listed = read_bounded(&entry::open_path(cgroup.as_fd()).join("cgroup.procs"));
+            let listed = read_bounded(&entry::open_path(cgroup.as_fd()).join("hull/cgroup.procs"));
             let listed = String::from_utf8_lossy(&listed).into_owned();
             let pids = listed.lines().filter_map(|line| line.parse().ok());
             let pids: BTreeSet<u32> = pids.take(PROCESSES_MAX).collect();

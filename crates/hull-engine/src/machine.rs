@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hull_model::SandboxId;
-use hull_model::spec::{ContainerSpec, HostConfig, Isolation, NamespaceMode, NetworkMode};
+use hull_model::spec::{
+    ContainerSpec, HostConfig, Isolation, NamespaceMode, NetworkMode, Resources,
+};
 use hull_os::cgroup::Limits;
 use hull_sandbox::{
     GUEST_FILES, GUEST_SHARES, LinkSteps, Lowers, Machine, Mount, MountKind, Propagation, Root,
@@ -45,7 +47,7 @@ const CPUS_MAX: u32 = 64;
 /// Users that QEMU runs as: one per machine, from here on.
 const USER_BASE: u32 = 0x7000_0000;
 /// Network cards of a machine.
-const CARDS_MAX: usize = 4;
+pub(crate) const CARDS_MAX: usize = 4;
 /// Bytes of a small file that the guest gets by value.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Name of the disk that a machine writes.
@@ -92,14 +94,38 @@ pub(crate) fn check(host: &HostConfig) -> Result<()> {
     }
 }
 
-/// Refuses what a machine does not have yet.
-pub(crate) fn refuse(spec: &ContainerSpec, what: &str) -> Result<()> {
-    match spec.host.isolation {
-        Isolation::Container => Ok(()),
-        Isolation::Vm => Err(EngineError::Unsupported(format!(
-            "{what} with isolation \"vm\" is not there yet"
-        ))),
+/// Refuses limits that a machine which runs cannot be given.
+pub(crate) fn check_update(core: &Core, id: SandboxId, given: &Resources) -> Result<()> {
+    let Some(facts) = read_facts(core, id) else {
+        return Ok(());
+    };
+    let asked = u64::try_from(given.memory).unwrap_or(0);
+    if whole_memory(asked) > facts.memory_bytes {
+        return Err(EngineError::WrongState(format!(
+            "the machine of this container has {} MiB, which a limit of memory must leave room in; a larger \
+             one needs a container that is not running",
+            facts.memory_bytes >> 20
+        )));
     }
+    let processors = i64::from(facts.cpus) * 1_000_000_000;
+    if given.nano_cpus > processors {
+        return Err(EngineError::WrongState(format!(
+            "the machine of this container has {} processors; more need a container that is not running",
+            facts.cpus
+        )));
+    }
+    Ok(())
+}
+
+/// The memory of a machine whose programs may have so much.
+fn whole_memory(programs: u64) -> u64 {
+    programs + programs / MEMORY_PER_DESCRIPTION + KERNEL_BYTES
+}
+
+fn read_facts(core: &Core, id: SandboxId) -> Option<MachineFacts> {
+    let text = fs::read(core.container_dir(id).join(FACTS)).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    Some(record.facts)
 }
 
 /// What `inspect` shows of the machine of a container, as it was started last.
@@ -107,9 +133,7 @@ pub(crate) fn facts_of(core: &Core, id: SandboxId, spec: &ContainerSpec) -> Opti
     if spec.host.isolation != Isolation::Vm {
         return None;
     }
-    let text = fs::read(core.container_dir(id).join(FACTS)).ok()?;
-    let record: Record = serde_json::from_slice(&text).ok()?;
-    Some(record.facts)
+    read_facts(core, id)
 }
 
 /// Whether a machine of it ever had a disk to write to.
@@ -158,7 +182,7 @@ impl Asked<'_> {
         let directory = self.core.container_dir(self.id);
         let shared = Shared::take(&mut sandbox.mounts, &directory)?;
         let (connected, shares) = self.shares(&shared, &mut descriptors)?;
-        let layers = self.layers(connected.len(), &mut descriptors)?;
+        let layers = self.layers(&mut descriptors)?;
         let upper = self.upper().map_err(failed)?;
         let upper = add(&mut descriptors, upper.into());
         let cards = self.cards(&mut descriptors)?;
@@ -202,13 +226,12 @@ impl Asked<'_> {
     }
 
     /// The image's layers as disks, the topmost first: the very files that containers have mounted.
-    fn layers(&self, shares: usize, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<usize>> {
-        let most = qemu::layers_max(self.endpoints.len() + shares);
-        if self.layers.len() > most {
+    fn layers(&self, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<usize>> {
+        if self.layers.len() > qemu::LAYERS_MAX {
             return Err(EngineError::Unsupported(format!(
-                "the image has {} layers, a machine takes {most}: images this deep cannot run with \
-                 isolation \"vm\" yet",
-                self.layers.len()
+                "the image has {} layers, a machine takes {} at most",
+                self.layers.len(),
+                qemu::LAYERS_MAX
             )));
         }
         let open = |layer: &hull_model::Digest| {
@@ -264,27 +287,46 @@ impl Asked<'_> {
         Ok((numbers, shares))
     }
 
-    /// A tap for each endpoint; the shim makes them ports of their bridges.
+    /// A tap for each card: those of endpoints, which the shim makes ports of their bridges, and those that
+    /// wait for a connect, since a machine gets no card while it runs.
     fn cards(&self, descriptors: &mut Vec<OwnedFd>) -> Result<Vec<qemu::Card>> {
         if self.endpoints.len() > CARDS_MAX {
             return Err(EngineError::Invalid(format!(
                 "a machine has at most {CARDS_MAX} networks"
             )));
         }
-        let open = |endpoint: &Endpoint| {
-            let mac: hull_net::Mac = endpoint
-                .mac
-                .parse()
-                .map_err(|e: hull_net::InvalidNetwork| EngineError::Invalid(e.to_string()))?;
-            let name = hull_net::host_link(&self.id, endpoint.number);
+        let has_networks = crate::network::has_networks(&self.spec.host.network);
+        let cards = if self.files_only || !has_networks {
+            0
+        } else {
+            CARDS_MAX
+        };
+        let card = |number: usize| {
+            let number = u8::try_from(number).unwrap_or(u8::MAX);
+            let endpoint = self.endpoints.iter().find(|e| e.number == number);
+            let mac = match endpoint {
+                Some(endpoint) => {
+                    let mac: hull_net::Mac =
+                        endpoint
+                            .mac
+                            .parse()
+                            .map_err(|e: hull_net::InvalidNetwork| {
+                                EngineError::Invalid(e.to_string())
+                            })?;
+                    mac.0
+                }
+                // It gets that of its endpoint when there is one.
+                None => [2, 0, 0, 0, 0, number],
+            };
+            let name = hull_net::host_link(&self.id, number);
             let tap = hull_os::tap::open(&name)
                 .map_err(|e| EngineError::io(format!("open the tap {name}"), e))?;
             Ok(qemu::Card {
                 tap: add(descriptors, tap),
-                mac: mac.0,
+                mac,
             })
         };
-        self.endpoints.iter().map(open).collect()
+        (0..cards).map(card).collect()
     }
 
     /// What the guest's programs may have, and what its kernel needs for that.
@@ -294,8 +336,7 @@ impl Asked<'_> {
             0 => MEMORY_BYTES_DEFAULT,
             bytes => bytes,
         };
-        let whole = programs + programs / MEMORY_PER_DESCRIPTION + KERNEL_BYTES;
-        whole.max(MEMORY_BYTES_MIN)
+        whole_memory(programs).max(MEMORY_BYTES_MIN)
     }
 
     fn cpus(&self) -> u32 {
@@ -405,7 +446,12 @@ impl Shared {
                     path.display()
                 )));
             }
-            let name = format!("{}", shared.files.len());
+            // Ours are known by their names, so that they can be written anew.
+            let own_name = path.file_name().filter(|_| path.parent() == Some(own));
+            let name = match own_name {
+                Some(name) => name.to_string_lossy().into_owned(),
+                None => format!("{}", shared.files.len()),
+            };
             *source = Path::new(GUEST_FILES).join(&name);
             shared.files.push((name, read_file(&path)?));
         }
@@ -449,7 +495,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// What holds for QEMU, and what in the guest.
-fn split(asked: Limits) -> (Limits, Limits) {
+pub(crate) fn split(asked: Limits) -> (Limits, Limits) {
     let guest = Limits {
         memory_bytes: asked.memory_bytes,
         memory_reservation_bytes: asked.memory_reservation_bytes,

@@ -30,7 +30,7 @@ use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::recover;
 use crate::reload::Reloadable;
-use crate::stats::Moments;
+use crate::stats::{Guests, Moments};
 use crate::store::{Change, Contents, Key, Store};
 
 /// Run root of the one daemon that people have; others get names of their own.
@@ -90,6 +90,7 @@ pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
         host: host_facts(&cgroups),
         moments: Moments::default(),
         sizes: crate::sizes::Sizes::default(),
+        guests: Guests::default(),
         lowers_by_descriptor: kernel_version() >= LOWERS_BY_DESCRIPTOR_SINCE,
         boot_id,
         engine_id,

@@ -6,11 +6,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use hull_model::SandboxId;
-use hull_os::cgroup::Stats;
+use hull_model::spec::Isolation;
+use hull_os::cgroup::{Hierarchies, Stats};
+use hull_os::entry;
 
 use crate::Containers;
 use crate::api::{Container, CpuMoment, LinkStats, Usage};
@@ -18,6 +21,8 @@ use crate::clock::now_ns;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
+use crate::object::container::Request;
+use crate::object::view::FileView;
 
 /// Distance of two moments that a share can be computed of.
 const DISTANCE_NS_MIN: i64 = 500_000_000;
@@ -25,6 +30,10 @@ const DISTANCE_NS_MIN: i64 = 500_000_000;
 const TICK_NS: u64 = 10_000_000;
 /// Time words of `/proc/stat` that Docker adds up: user to softirq.
 const TIME_WORDS: usize = 7;
+/// Cgroup of the container in its guest.
+const GUEST_GROUP: &str = "hull";
+/// How long a view of a guest stays for the next who asks.
+const GUEST_KEPT: Duration = Duration::from_secs(5);
 /// Pause between two samples of a stream, as in Docker.
 pub const STREAM_PAUSE: Duration = Duration::from_secs(1);
 
@@ -73,7 +82,18 @@ impl Containers<'_> {
         let core = self.0.clone();
         let job = core.clone();
         let seen = container.clone();
-        let usage = core.jobs.run(Pool::Kernel, move || sample(&job, &seen));
+        let view = match container.spec.host.isolation {
+            Isolation::Container => None,
+            // A guest that does not answer has the figures of its machine.
+            Isolation::Vm => core.guests.view(self, &container).await.ok(),
+        };
+        let usage = core.jobs.run(Pool::Kernel, move || {
+            let mut usage = sample(&job, &seen)?;
+            if let Some(view) = &view {
+                add_guest(&mut usage, view);
+            }
+            Ok::<_, std::io::Error>(usage)
+        });
         let mut usage = match usage.await? {
             Ok(usage) => usage,
             // It ended since we looked.
@@ -85,6 +105,58 @@ impl Containers<'_> {
             usage.before = before.or_else(|| at_start(&usage.cpu, container.started_ns));
         }
         Ok(Some(usage))
+    }
+}
+
+/// Views of guests for their figures: who asks once usually asks again.
+#[derive(Debug, Default)]
+pub(crate) struct Guests(Mutex<HashMap<SandboxId, (i64, Weak<FileView>)>>);
+
+impl Guests {
+    async fn view(
+        &self,
+        containers: &Containers<'_>,
+        container: &Container,
+    ) -> Result<Arc<FileView>> {
+        let (id, started) = (container.id, container.started_ns);
+        {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = all.get(&id).filter(|(life, _)| *life == started);
+            if let Some(view) = known.and_then(|(_, view)| view.upgrade()) {
+                return Ok(view);
+            }
+        }
+        let handle = containers.handle(id)?;
+        let view = handle.ask(|reply| Request::View { reply }).await?;
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (_, view)| view.strong_count() > 0);
+        all.insert(id, (started, Arc::downgrade(&view)));
+        let kept = view.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(GUEST_KEPT).await;
+            drop(kept);
+        });
+        Ok(view)
+    }
+}
+
+/// Memory and processes are counted in the guest; what its machine takes of the host is in `inspect`.
+fn add_guest(usage: &mut Usage, view: &FileView) {
+    let read = || -> std::io::Result<Stats> {
+        let directory = view
+            .guest_directory(c"cgroup")
+            .map_err(|error| std::io::Error::other(error.chain()))?;
+        let place = entry::open_path(directory.as_fd());
+        let hierarchies = Hierarchies::parse(&format!(" {}\n", place.display()))?;
+        hierarchies.open_group(GUEST_GROUP).stats()
+    };
+    match read() {
+        Ok(stats) => {
+            usage.memory = stats.memory;
+            usage.pids = stats.pids;
+            usage.pids_limit = stats.pids_limit;
+        }
+        Err(error) => tracing::debug!(%error, "the figures of a guest"),
     }
 }
 

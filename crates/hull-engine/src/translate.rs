@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use hull_model::SandboxId;
 use hull_model::limits::SHM_BYTES;
 use hull_model::spec::{
-    ContainerSpec, DeviceSpec, MountForm, MountKind as Asked, MountSpec, NamespaceMode,
+    ContainerSpec, DeviceSpec, Isolation, MountForm, MountKind as Asked, MountSpec, NamespaceMode,
     NetworkMode, Propagation as Travels, SeccompChoice,
 };
 use hull_sandbox::container::{self, capability, seccomp};
@@ -326,9 +326,25 @@ pub(crate) fn merge_environment(env: &mut Vec<String>, over: &[String]) {
     }
 }
 
+/// All capabilities that Linux has: in its guest a privileged container has what its kernel gives, whatever
+/// the daemon has on the host.
+const ALL_OF_A_GUEST: u64 = (1 << 41) - 1;
+/// Devices of a guest that a privileged container finds: log, FUSE, TUN, loop devices.
+const GUEST_DEVICES: [(&str, bool, u32, u32); 4] = [
+    ("/dev/kmsg", false, 1, 11),
+    ("/dev/fuse", false, 10, 229),
+    ("/dev/net/tun", false, 10, 200),
+    ("/dev/loop-control", false, 10, 237),
+];
+/// Loop devices among them, and their number of a driver.
+const GUEST_LOOPS: (u32, u32) = (8, 7);
+
 /// Capabilities by name, as bits, with warnings for those that the daemon itself lacks.
 pub(crate) fn capabilities(spec: &ContainerSpec) -> Result<(u64, Vec<String>)> {
     let host = &spec.host;
+    if host.privileged && host.isolation == Isolation::Vm {
+        return Ok((ALL_OF_A_GUEST, Vec::new()));
+    }
     capability::resolve(host.privileged, &host.cap_add, &host.cap_drop)
         .map_err(|error| EngineError::Invalid(error.to_string()))
 }
@@ -412,8 +428,14 @@ pub(crate) fn exec_process(
     }
     process.create_cwd = false;
     if request.privileged {
-        let (all, _) = capability::resolve(true, &[], &[])
-            .map_err(|error| EngineError::Invalid(error.to_string()))?;
+        let all = match spec.host.isolation {
+            Isolation::Vm => ALL_OF_A_GUEST,
+            Isolation::Container => {
+                capability::resolve(true, &[], &[])
+                    .map_err(|error| EngineError::Invalid(error.to_string()))?
+                    .0
+            }
+        };
         process.capabilities = capability_sets(all, &process.user);
         process.seccomp = None;
     } else {
@@ -506,6 +528,10 @@ pub(crate) fn sysctls(spec: &ContainerSpec) -> Vec<Sysctl> {
 /// Device nodes: the usual ones, what was asked for, everything with `--privileged`.
 pub(crate) fn devices(spec: &ContainerSpec) -> Result<Vec<DeviceNode>> {
     let mut nodes = container::default_devices();
+    if spec.host.privileged && spec.host.isolation == Isolation::Vm {
+        nodes.extend(guest_devices());
+        return Ok(nodes);
+    }
     if spec.host.privileged {
         host_devices(Path::new("/dev"), Path::new("/dev"), &mut nodes);
         return Ok(nodes);
@@ -514,6 +540,24 @@ pub(crate) fn devices(spec: &ContainerSpec) -> Result<Vec<DeviceNode>> {
         asked_devices(asked, &mut nodes)?;
     }
     Ok(nodes)
+}
+
+/// What a privileged container finds in its guest: nothing of the host.
+fn guest_devices() -> impl Iterator<Item = DeviceNode> {
+    let node = |path: String, block, major, minor| DeviceNode {
+        path,
+        block,
+        major,
+        minor,
+        mode: 0o660,
+        uid: 0,
+        gid: 0,
+    };
+    let (loops, major) = GUEST_LOOPS;
+    GUEST_DEVICES
+        .into_iter()
+        .map(move |(path, block, major, minor)| node(path.to_owned(), block, major, minor))
+        .chain((0..loops).map(move |minor| node(format!("/dev/loop{minor}"), true, major, minor)))
 }
 
 /// Device nodes that an option asks for, also with the letters of its cgroup rule.

@@ -186,6 +186,9 @@ pub struct HostConfig {
     pub userns: NamespaceMode,
     /// Which isolation carries the image.
     pub isolation: Isolation,
+    /// Whether the client said which; else it is the daemon's default.
+    #[serde(default)]
+    pub isolation_asked: bool,
     /// Whether the client called the default isolation by its name, which `inspect` then shows.
     #[serde(default)]
     pub isolation_named: bool,

@@ -275,6 +275,23 @@ impl Networks {
         }
     }
 
+    /// Takes a card of a machine that runs off its network; returns the requests that its guest has to carry
+    /// out.
+    pub fn idle_card(
+        &self,
+        sandbox: &hull_model::SandboxId,
+        number: u8,
+        network: &str,
+        addresses: &[std::net::IpAddr],
+    ) -> Result<Vec<u8>, Error> {
+        let network = find(&self.wanted(), network).cloned()?;
+        let (host, inside) = plan::plan_idle_card(&network, sandbox, number, addresses);
+        self.socket()?
+            .execute(&host)
+            .map_err(|cause| Error::Connect { cause })?;
+        Ok(inside)
+    }
+
     /// Makes a link of ours a port of a bridge.
     pub fn make_port(&self, link: &str, bridge: &str) -> Result<(), Error> {
         let mut socket = self.socket()?;

@@ -46,7 +46,8 @@ pub use iptables::Backend;
 pub use network::{Endpoint, InvalidNetwork, Kind, Mac, Network, Pool, Subnet};
 pub use observe::EndpointLink;
 pub use plan::{
-    LinkSteps, host_link, inner_link, plan_endpoint, plan_loopback, plan_removal, plan_routes,
+    LinkSteps, host_link, inner_link, plan_card, plan_endpoint, plan_loopback, plan_removal,
+    plan_routes,
 };
 pub use publish::{Forward, Reach};
 pub use resolver::{RESOLVER_ADDRESS, plan_resolver};

@@ -84,6 +84,7 @@ pub fn plan_endpoint(
             // A port of a bridge talks for others only.
             link_local: Some(false),
             mtu: endpoint.is_tap.then_some(network.mtu),
+            mac: None,
         },
     );
     // Frames between ports never come to the table's rules, unless the host passes bridged frames
@@ -189,6 +190,53 @@ pub fn plan_routes(gateways: &[(String, IpAddr)]) -> Vec<u8> {
         inside.set_default_route(*gateway);
     }
     inside.into_bytes()
+}
+
+/// Requests for a guest that give a card which nobody uses the address of its endpoint.
+pub fn plan_card(link: &str, mac: crate::network::Mac) -> Vec<u8> {
+    let mut inside = Batch::new();
+    inside.set_link(
+        link,
+        &LinkChange {
+            up: Some(false),
+            mac: Some(mac.0),
+            ..LinkChange::default()
+        },
+    );
+    inside.into_bytes()
+}
+
+/// Requests for the host and for a guest that leave a card without a network.
+pub(crate) fn plan_idle_card(
+    network: &Network,
+    sandbox: &SandboxId,
+    number: u8,
+    addresses: &[IpAddr],
+) -> (Vec<u8>, Vec<u8>) {
+    let down = LinkChange {
+        up: Some(false),
+        ..LinkChange::default()
+    };
+    let mut host = Batch::new();
+    host.set_link(
+        &host_link(sandbox, number),
+        &LinkChange {
+            master: Some(0),
+            // Not ours to clean up: it goes with its machine.
+            alias: Some(""),
+            ..down.clone()
+        },
+    );
+    let mut inside = Batch::new();
+    let link = inner_link(number);
+    inside.find_link(&link);
+    for address in addresses {
+        if let Some(pool) = network.pool_of(*address) {
+            inside.delete_address(0, *address, pool.subnet.prefix_length());
+        }
+    }
+    inside.set_link(&link, &down);
+    (host.into_bytes(), inside.into_bytes())
 }
 
 /// Requests for a sandbox's namespace that take a link away which has no end on the host.

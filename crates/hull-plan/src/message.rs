@@ -106,6 +106,20 @@ pub enum Request {
         /// Stop.
         frozen: bool,
     },
+    /// Change limits of a guest; answered by [`Event::LinksChanged`].
+    Limit {
+        /// Comes back in the answer.
+        number: u32,
+        /// In the form of `hull_os::cgroup`; what is zero stays.
+        limits: Vec<u8>,
+    },
+    /// Write a small file of a guest anew, that it was given at its start.
+    WriteFile {
+        /// Its name.
+        name: CString,
+        /// What is in it.
+        contents: Vec<u8>,
+    },
     /// Send a signal to the first process of a guest, which has no descriptor outside.
     Signal {
         /// The signal.
@@ -195,7 +209,8 @@ pub enum Event {
         /// What the daemon calls each.
         keys: Vec<u32>,
     },
-    /// Requests in the container's network namespace were carried out, or not.
+    /// Requests in the container's network namespace were carried out, or limits of a guest changed, or
+    /// not.
     LinksChanged {
         /// As in the request.
         number: u32,
@@ -227,6 +242,8 @@ mod tag {
     pub(super) const SIGNAL: u16 = 11;
     pub(super) const FILES: u16 = 12;
     pub(super) const FREEZE: u16 = 13;
+    pub(super) const LIMIT: u16 = 14;
+    pub(super) const WRITE_FILE: u16 = 15;
     pub(super) const STATUS: u16 = 101;
     pub(super) const STARTED: u16 = 102;
     pub(super) const START_FAILED: u16 = 103;
@@ -343,6 +360,8 @@ impl Request {
             | Request::OpenResolver { .. }
             | Request::Files
             | Request::Freeze { .. }
+            | Request::Limit { .. }
+            | Request::WriteFile { .. }
             | Request::Signal { .. } => None,
             Request::Attach { target, .. }
             | Request::Resize { target, .. }
@@ -383,6 +402,14 @@ impl Request {
             }),
             Request::Files => w.record(tag::FILES, |_| ()),
             Request::Freeze { frozen } => w.record(tag::FREEZE, |w| w.bool(*frozen)),
+            Request::Limit { number, limits } => w.record(tag::LIMIT, |w| {
+                w.u32(*number);
+                w.blob(limits);
+            }),
+            Request::WriteFile { name, contents } => w.record(tag::WRITE_FILE, |w| {
+                w.text(name);
+                w.blob(contents);
+            }),
             Request::Signal { signal } => w.record(tag::SIGNAL, |w| w.i32(*signal)),
             Request::SignalExec { id, signal } => w.record(tag::SIGNAL_EXEC, |w| {
                 w.id(id);
@@ -429,6 +456,14 @@ impl Request {
             },
             tag::FILES => Request::Files,
             tag::FREEZE => Request::Freeze { frozen: r.bool()? },
+            tag::LIMIT => Request::Limit {
+                number: r.u32()?,
+                limits: r.blob()?.to_vec(),
+            },
+            tag::WRITE_FILE => Request::WriteFile {
+                name: r.text()?.to_owned(),
+                contents: r.blob()?.to_vec(),
+            },
             tag::SIGNAL => Request::Signal { signal: r.i32()? },
             tag::SIGNAL_EXEC => Request::SignalExec {
                 id: r.id()?,
@@ -592,6 +627,14 @@ mod tests {
             Request::Signal { signal: 10 },
             Request::Files,
             Request::Freeze { frozen: true },
+            Request::Limit {
+                number: 4,
+                limits: vec![1],
+            },
+            Request::WriteFile {
+                name: text("hosts"),
+                contents: vec![2],
+            },
             Request::Keep { keys: vec![1, 2] },
             Request::Release { keys: vec![3] },
             Request::ChangeLinks {

@@ -12,7 +12,7 @@ use hull_plan::message::{self, MESSAGE_BYTES_MAX, Request};
 use crate::driver::{SIGKILL, wait_readable};
 use crate::encode::{encode_process, stream_bits};
 use crate::error::Error;
-use crate::spec::{Attachment, ExecId, ExecSpec, KeptSocket, Resolver};
+use crate::spec::{Attachment, ExecId, ExecSpec, KeptSocket, Limits, Resolver};
 use crate::{Exit, FailureKind};
 
 /// A connection to a shim. Its descriptor is readable when [`Shim::try_event`] has something.
@@ -280,11 +280,11 @@ impl Shim {
         let not_running = || Error::NotRunning {
             id: self.id.short(),
         };
-        let init = self.init.as_ref().ok_or_else(not_running)?;
         // Also SIGKILL: what the process has written is completed on its disk before its machine ends.
         if self.has_guest {
             return self.send(&Request::Signal { signal }, &[]);
         }
+        let init = self.init.as_ref().ok_or_else(not_running)?;
         match process::pidfd_send_signal(init.as_fd(), signal) {
             Ok(()) => Ok(()),
             Err(cause) if cause.raw_os_error() == Some(ESRCH) => Err(not_running()),
@@ -357,6 +357,24 @@ impl Shim {
     /// When the request cannot be sent.
     pub fn freeze_guest(&self, frozen: bool) -> Result<(), Error> {
         self.send(&Request::Freeze { frozen }, &[])
+    }
+
+    /// Changes limits in the guest of a machine. [`Event::LinksChanged`] with this number follows.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn limit_guest(&self, number: u32, limits: &Limits) -> Result<(), Error> {
+        let limits = limits.encode();
+        self.send(&Request::Limit { number, limits }, &[])
+    }
+
+    /// Writes a small file anew that the guest of a machine was given.
+    ///
+    /// # Errors
+    /// When the request cannot be sent.
+    pub fn write_file(&self, name: &str, contents: Vec<u8>) -> Result<(), Error> {
+        let name = message::text(name);
+        self.send(&Request::WriteFile { name, contents }, &[])
     }
 
     /// Waits for the program to run.

@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hull_os::cgroup::{Hierarchies, Limits};
 use hull_os::mount;
 use hull_os::namespace;
 use hull_os::netlink;
@@ -26,7 +27,8 @@ use hull_os::socket;
 use hull_os::spawn::{self, Program, Spawn};
 use hull_plan::codec::Writer;
 use hull_plan::frame::{
-    FILES, Frame, Guest, Kind, LAYERS, SEED_BYTES, SHARES, TO_GUEST_BYTES_MAX, UPPER, stream,
+    FILES, Frame, Guest, HIERARCHIES, Kind, LAYERS, SEED_BYTES, SHARES, TO_GUEST_BYTES_MAX, UPPER,
+    stream,
 };
 use hull_plan::message::{self, Event, Exit, Request};
 use hull_plan::plan::streams;
@@ -51,8 +53,10 @@ const DEVICE_PAUSE: Duration = Duration::from_millis(2);
 const NETLINK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Where programs in the guest ask for names.
 const NAME_SERVER: (std::net::Ipv4Addr, u16) = (std::net::Ipv4Addr::new(127, 0, 0, 11), 53);
+/// Modules that few guests need.
+const LATER: &str = "/later";
 /// Cgroup of the container.
-pub(crate) const GUEST_CGROUP: &str = "/sys/fs/cgroup/hull";
+const GUEST_CGROUP: &str = "/sys/fs/cgroup/hull";
 /// How long processes may take to stand still.
 const FREEZE_WAIT: Duration = Duration::from_secs(1);
 /// Questions that may be under way.
@@ -88,6 +92,7 @@ fn prepare() -> io::Result<()> {
         let _ = fs::remove_file(&path);
     }
     make_filesystem(c"tmpfs", c"/new", none)?;
+    keep_later_modules()?;
     for directory in ["dev", "proc", "sys", "run", "tmp", "files", "l", "u", "v"] {
         fs::create_dir(Path::new("/new").join(directory))?;
     }
@@ -102,6 +107,22 @@ fn prepare() -> io::Result<()> {
     }
     mount::chdir(c"/")?;
     make_filesystem(c"cgroup2", c"/sys/fs/cgroup", none)
+}
+
+/// The kernel's first root is left behind; what may be needed later comes along.
+fn keep_later_modules() -> io::Result<()> {
+    let Ok(entries) = fs::read_dir(LATER) else {
+        return Ok(());
+    };
+    fs::create_dir("/new/later")?;
+    for entry in entries.flatten() {
+        fs::copy(
+            entry.path(),
+            Path::new("/new/later").join(entry.file_name()),
+        )?;
+        fs::remove_file(entry.path())?;
+    }
+    Ok(())
 }
 
 fn make_filesystem(
@@ -317,11 +338,7 @@ impl Agent {
                 })?;
         }
         if guest.resolver {
-            let names = UdpSocket::bind(NAME_SERVER).map_err(failed("open the name server"))?;
-            names
-                .set_nonblocking(true)
-                .map_err(failed("open the name server"))?;
-            self.names = Some(names);
+            self.open_names().map_err(failed("open the name server"))?;
         }
         if guest.files_only {
             self.view = Some(guest.plan.to_vec());
@@ -330,6 +347,15 @@ impl Agent {
             return Ok(());
         }
         self.spawn(guest.plan).map_err(failed("start the shim"))
+    }
+
+    fn open_names(&mut self) -> io::Result<()> {
+        if self.names.is_none() {
+            let names = UdpSocket::bind(NAME_SERVER)?;
+            names.set_nonblocking(true)?;
+            self.names = Some(names);
+        }
+        Ok(())
     }
 
     /// Spawns the shim inside, which gets what a daemon would give it.
@@ -427,8 +453,24 @@ impl Agent {
                 failure,
             });
         }
-        if let Request::Freeze { frozen } = &request {
-            return freeze(*frozen);
+        match &request {
+            Request::Freeze { frozen } => return freeze(*frozen),
+            Request::Limit { number, limits } => {
+                let failure = limit(limits).err().map(|error| error.to_string());
+                return self.tell(&Event::LinksChanged {
+                    number: *number,
+                    failure: message::text(&failure.unwrap_or_default()),
+                });
+            }
+            Request::WriteFile { name, contents } => {
+                let path = Path::new(FILES).join(name.to_string_lossy().as_ref());
+                // In place: it is mounted in the container.
+                if let Err(error) = fs::write(&path, contents) {
+                    eprintln!("hull-agent: write {}: {error}", path.display());
+                }
+                return;
+            }
+            _ => {}
         }
         if self.view.is_some() {
             // Whatever the signal is: nobody is there who could take it otherwise.
@@ -541,6 +583,13 @@ impl Agent {
     }
 
     fn answer_name(&mut self, answer: &[u8]) {
+        if answer.is_empty() {
+            // There are names from now on.
+            if let Err(error) = self.open_names() {
+                eprintln!("hull-agent: open the name server: {error}");
+            }
+            return;
+        }
         let Some(id) = answer.first_chunk::<2>() else {
             return;
         };
@@ -574,6 +623,15 @@ impl Agent {
     }
 }
 
+/// Changes limits of the container.
+fn limit(limits: &[u8]) -> io::Result<()> {
+    let limits = Limits::decode(limits).map_err(io::Error::other)?;
+    let group = Path::new(GUEST_CGROUP).file_name().unwrap_or_default();
+    Hierarchies::parse(&HIERARCHIES.to_string_lossy())?
+        .open_group(&group.to_string_lossy())
+        .update(&limits)
+}
+
 /// Stops or wakes the processes of the container; they stand still when this comes back.
 fn freeze(frozen: bool) {
     let group = Path::new(GUEST_CGROUP);
@@ -597,20 +655,38 @@ fn set_clock(now_ns: i64) {
     unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) };
 }
 
+/// Puts in what is needed only for more disks than there are slots.
+fn put_later_modules() -> io::Result<()> {
+    let mut modules: Vec<_> = fs::read_dir(LATER)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    modules.sort();
+    modules.iter().try_for_each(|path| put_module(path))
+}
+
 /// Mounts the layers and the disk that takes changes; disks are told apart by their serials.
 fn mount_disks(layers: u32) -> io::Result<()> {
+    let devices = fs::read_dir("/sys/block")?.flatten();
+    let is_own = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("vd");
+    let found = devices.filter(|disk| is_own(&disk.file_name())).count();
+    if found <= layers as usize {
+        // Built in, or too late to appear: the disk that is missing says so.
+        let _ = put_later_modules();
+    }
     let readonly = mount::Attributes::READONLY;
+    let mut disks = Disks::default();
     for number in 0..layers {
         let place = format!("{LAYERS}/{number}");
         fs::create_dir_all(&place)?;
         let fs = mount::Filesystem::open(c"erofs")?;
-        fs.set(c"source", &disk(number)?)?;
+        fs.set(c"source", &disks.device(number)?)?;
         // The disk refuses to be opened for writing.
         fs.set_flag(c"ro")?;
         mount::attach_at(fs.mount(readonly)?.as_fd(), &crate::c_string(place)?)?;
     }
     let fs = mount::Filesystem::open(c"ext4")?;
-    fs.set(c"source", &disk(layers)?)?;
+    fs.set(c"source", &disks.device(layers)?)?;
     let upper = crate::c_string(UPPER.to_owned())?;
     mount::attach_at(fs.mount(mount::Attributes::none())?.as_fd(), &upper)?;
     for directory in ["upper", "work"] {
@@ -632,20 +708,52 @@ fn mount_shares(count: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The device of a disk by its number; waits until it is there.
-fn disk(number: u32) -> io::Result<CString> {
-    let wanted = format!("hull{number}");
-    let until = Instant::now() + DEVICE_WAIT;
-    loop {
-        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            let serial = fs::read_to_string(entry.path().join("serial")).unwrap_or_default();
-            if serial.trim_end_matches('\0').trim() == wanted {
-                return crate::c_string(format!("/dev/{}", entry.file_name().to_string_lossy()));
+/// Devices of disks by the serials that they were given. Asking for one is a request to the disk, so each
+/// is asked once.
+#[derive(Default)]
+struct Disks {
+    serials: BTreeMap<String, std::ffi::OsString>,
+    seen: std::collections::BTreeSet<std::ffi::OsString>,
+}
+
+impl Disks {
+    /// The device of a disk by its number; waits until it is there.
+    fn device(&mut self, number: u32) -> io::Result<CString> {
+        let wanted = format!("hull{number}");
+        let until = Instant::now() + DEVICE_WAIT;
+        loop {
+            if let Some(name) = self.serials.get(&wanted) {
+                return crate::c_string(format!("/dev/{}", name.to_string_lossy()));
+            }
+            if Instant::now() > until {
+                return Err(io::Error::other(format!("disk {number} did not appear")));
+            }
+            let before = self.serials.len();
+            for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+                self.look(&entry);
+            }
+            if self.serials.len() == before {
+                std::thread::sleep(DEVICE_PAUSE);
             }
         }
-        if Instant::now() > until {
-            return Err(io::Error::other(format!("disk {number} did not appear")));
+    }
+
+    fn look(&mut self, entry: &fs::DirEntry) {
+        if self.seen.contains(&entry.file_name()) {
+            return;
         }
-        std::thread::sleep(DEVICE_PAUSE);
+        let own = fs::read(entry.path().join("serial"));
+        // Of a disk on SCSI: behind four bytes.
+        let page = || fs::read(entry.path().join("device/vpd_pg80"));
+        let page = || page().map(|page| page.get(4..).unwrap_or_default().to_vec());
+        let Ok(serial) = own.or_else(|_| page()) else {
+            return;
+        };
+        let serial = String::from_utf8_lossy(&serial).into_owned();
+        let serial = serial.trim_matches(['\0', ' ', '\n']).to_owned();
+        if !serial.is_empty() {
+            self.seen.insert(entry.file_name());
+            self.serials.insert(serial, entry.file_name());
+        }
     }
 }

@@ -130,6 +130,15 @@ impl Machine {
         Ok(())
     }
 
+    /// As [`Machine::open_names`], for a guest that did not ask for names before.
+    pub(crate) fn begin_names(&mut self, port: u16) -> io::Result<()> {
+        if self.names.is_none() {
+            self.open_names(port)?;
+            self.channel.send(Kind::Name, 0, &[]);
+        }
+        Ok(())
+    }
+
     pub(crate) fn interests(&self, fds: &mut Vec<PollFd>, held_up: bool) {
         fds.extend(self.channel.interest());
         let is_behind = self.channel.is_behind();
@@ -318,6 +327,8 @@ impl Machine {
                 | Request::SignalExec { .. }
                 | Request::ChangeLinks { .. }
                 | Request::Freeze { .. }
+                | Request::Limit { .. }
+                | Request::WriteFile { .. }
         )
     }
 
@@ -332,7 +343,8 @@ impl Machine {
             }
             self.begin_to_settle();
         }
-        self.links_asked += u32::from(matches!(request, Request::ChangeLinks { .. }));
+        let is_asked = matches!(request, Request::ChangeLinks { .. } | Request::Limit { .. });
+        self.links_asked += u32::from(is_asked);
         self.channel.send(Kind::Request, 0, &request.encode());
     }
 

@@ -351,16 +351,20 @@ impl Server {
             Request::Keep { keys } => self.kept.extend(keys.into_iter().zip(descriptors)),
             Request::OpenResolver { port, rules } => {
                 resolver::open(self, port.into(), &rules).map_err(system)?;
+                if let Some(machine) = &mut self.machine {
+                    machine.begin_names(port).map_err(system)?;
+                }
             }
-            Request::Files => {
-                let socket = descriptors
-                    .into_iter()
-                    .next()
-                    .ok_or("files without a stream")?;
+            // What else is for a guest was passed on, if there is one.
+            Request::Files
+            | Request::Freeze { .. }
+            | Request::Limit { .. }
+            | Request::WriteFile { .. } => {
                 let machine = self.machine.as_mut().ok_or("no guest")?;
-                machine.serve_files(socket).map_err(system)?;
+                let stream = descriptors.into_iter().next();
+                let stream = stream.ok_or("files without a stream")?;
+                machine.serve_files(stream).map_err(system)?;
             }
-            Request::Freeze { .. } => return Err("no guest".to_owned()),
             Request::Release { keys } => self.kept.retain(|(key, _)| !keys.contains(key)),
             Request::ChangeLinks { number, requests } => {
                 let failure = match self.owns_links {

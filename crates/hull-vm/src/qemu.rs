@@ -20,8 +20,8 @@ use crate::error::Error;
 pub const KERNEL_PLACE: &str = "/machine/kernel";
 /// Where agent and modules are.
 pub const INITRAMFS_PLACE: &str = "/machine/initramfs";
-/// Slots that this kind of machine has for devices.
-const SLOTS: usize = 24;
+/// Slots that this kind of machine has for devices: 24, of which the last one never interrupts.
+const SLOTS: usize = 23;
 /// Slots that are not disks or cards: channel, random numbers, balloon.
 const SLOTS_OWN: usize = 3;
 /// Places where QEMU may lie.
@@ -80,9 +80,12 @@ pub fn program() -> Result<PathBuf, Error> {
     })
 }
 
-/// How many layers fit into a machine with so many cards and shares.
-pub const fn layers_max(others: usize) -> usize {
-    (SLOTS - SLOTS_OWN - 1).saturating_sub(others)
+/// Layers of a machine at most: as many as disks of one SCSI controller have numbers.
+pub const LAYERS_MAX: usize = 250;
+
+/// How many disks have slots of their own in a machine with so many cards and shares; the rest shares one.
+const fn slots_for_layers(others: usize) -> usize {
+    (SLOTS - SLOTS_OWN - 2).saturating_sub(others)
 }
 
 /// The command line.
@@ -143,10 +146,7 @@ pub fn command(program: &Path, machine: &Machine) -> Vec<String> {
         "device",
         "virtio-balloon-device,free-page-reporting=on",
     );
-    for (number, fd) in (0..).zip(&machine.layers) {
-        disk(&mut put, number, *fd, true);
-    }
-    disk(&mut put, machine.layers.len(), machine.upper, false);
+    disks(&mut put, machine);
     for (number, card) in machine.cards.iter().enumerate() {
         let mac: Vec<String> = card.mac.iter().map(|byte| format!("{byte:02x}")).collect();
         put("netdev", format!("tap,id=n{number},fd={{fd{}}}", card.tap));
@@ -185,7 +185,21 @@ fn socket(name: &str, fd: usize) -> String {
     format!("socket,id={name},fd={{fd{fd}}}")
 }
 
-fn disk(put: &mut dyn FnMut(&str, String), number: usize, fd: usize, readonly: bool) {
+/// Layers, the topmost ones in slots of their own, and the upper disk.
+fn disks(put: &mut dyn FnMut(&str, String), machine: &Machine) {
+    let slots = slots_for_layers(machine.cards.len() + machine.shares.len());
+    let is_deep = machine.layers.len() > slots + 1;
+    if is_deep {
+        put("device", "virtio-scsi-device,id=scsi".to_owned());
+    }
+    for (number, fd) in machine.layers.iter().enumerate() {
+        let is_own = !is_deep || number < slots;
+        disk(put, number, *fd, true, is_own);
+    }
+    disk(put, machine.layers.len(), machine.upper, false, true);
+}
+
+fn disk(put: &mut dyn FnMut(&str, String), number: usize, fd: usize, readonly: bool, is_own: bool) {
     let (access, discard) = match readonly {
         true => ("on", "ignore"),
         false => ("off", "unmap"),
@@ -200,10 +214,13 @@ fn disk(put: &mut dyn FnMut(&str, String), number: usize, fd: usize, readonly: b
             number + 1
         ),
     );
-    put(
-        "device",
-        format!("virtio-blk-device,drive=d{number},serial=hull{number}"),
-    );
+    let device = match is_own {
+        true => format!("virtio-blk-device,drive=d{number},serial=hull{number}"),
+        false => {
+            format!("scsi-hd,bus=scsi.0,scsi-id={number},drive=d{number},serial=hull{number}")
+        }
+    };
+    put("device", device);
 }
 
 /// Without a timer that the kernel could measure by, it is told how fast its clock runs; under emulation
@@ -261,5 +278,27 @@ mod tests {
         let line = command(Path::new("q"), &machine()).join(" ");
         assert!(line.contains("node-name=d0,read-only=on"), "{line}");
         assert!(line.contains("node-name=d2,read-only=off"), "{line}");
+    }
+
+    #[test]
+    fn an_image_of_any_depth_fits_into_the_slots() {
+        for layers in [1, 14, 15, 16, 17, 120, LAYERS_MAX] {
+            let deep = Machine {
+                layers: (10..10 + layers).collect(),
+                ..machine()
+            };
+            let words = command(Path::new("q"), &deep);
+            let slots = words.iter().filter(|word| {
+                word.split(',')
+                    .next()
+                    .is_some_and(|name| name.ends_with("-device"))
+            });
+            assert!(slots.count() <= SLOTS, "{layers} layers");
+            let disks = words
+                .iter()
+                .filter(|word| word.contains("serial=hull"))
+                .count();
+            assert_eq!(disks, layers + 1);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::IpAddr;
 
 use hull_engine::HostDefaults;
-use hull_model::spec::{LogConfig, NamespaceMode, SeccompChoice, Ulimit};
+use hull_model::spec::{Isolation, LogConfig, NamespaceMode, SeccompChoice, Ulimit};
 
 use crate::cli::DaemonOptions;
 
@@ -42,6 +42,15 @@ pub(crate) fn of(options: &DaemonOptions) -> Result<HostDefaults, String> {
             Some(other) => {
                 return Err(format!(
                     "--default-cgroupns-mode: \"{other}\" is not private or host"
+                ));
+            }
+        },
+        isolation: match options.default_isolation.as_deref() {
+            None | Some("container") => Isolation::Container,
+            Some("vm") => Isolation::Vm,
+            Some(other) => {
+                return Err(format!(
+                    "--default-isolation: \"{other}\" is not container or vm"
                 ));
             }
         },

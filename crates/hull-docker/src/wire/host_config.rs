@@ -255,6 +255,8 @@ impl TryFrom<HostConfig> for HostSpec {
             )?,
             userns: namespace("user namespace", &wire.userns_mode.0, &["host"])?,
             isolation: isolation(&wire.isolation.0, &wire.runtime.0)?,
+            isolation_asked: matches!(wire.isolation.0.as_str(), "container" | "vm")
+                || wire.runtime.0 == RUNTIME_VM,
             isolation_named: wire.isolation.0 == DEFAULT_ISOLATION,
             cpu_count: rest.cpu_count.0,
             cpu_percent: rest.cpu_percent.0,

@@ -123,12 +123,23 @@ impl Network {
         endpoint: &Endpoint,
         all: &[Endpoint],
         namespace: BorrowedFd<'_>,
+        is_tap: bool,
     ) -> Result<Vec<u8>> {
-        let steps = self.steps_of(id, endpoint, all, false)?;
+        let steps = self.steps_of(id, endpoint, all, is_tap)?;
         self.networks
             .connect(&steps, namespace)
             .map_err(failed("connect the container"))?;
-        Ok(steps.inside)
+        if !is_tap {
+            return Ok(steps.inside);
+        }
+        let mac: hull_net::Mac = endpoint
+            .mac
+            .parse()
+            .map_err(|error: hull_net::InvalidNetwork| EngineError::Invalid(error.to_string()))?;
+        let link = hull_net::inner_link(endpoint.number);
+        let mut requests = hull_net::plan_card(&link, mac);
+        requests.extend(steps.inside);
+        Ok(requests)
     }
 
     /// Removes the link of an endpoint of a container that runs; returns the requests that its
@@ -138,9 +149,19 @@ impl Network {
         id: SandboxId,
         endpoint: &Endpoint,
         rest: &[Endpoint],
+        is_tap: bool,
     ) -> Result<Vec<u8>> {
-        self.detach(id, endpoint.number)?;
         let mut requests = Vec::new();
+        if is_tap {
+            // The card stays where it is, with nothing behind it.
+            let addresses: Vec<IpAddr> = endpoint.addresses().collect();
+            requests = self
+                .networks
+                .idle_card(&id, endpoint.number, &endpoint.network, &addresses)
+                .map_err(failed("take the card off its network"))?;
+        } else {
+            self.detach(id, endpoint.number)?;
+        }
         if self.is_on_top(endpoint) {
             let link = hull_net::inner_link(endpoint.number);
             requests.extend(hull_net::plan_removal(&link));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::limits::{CONTAINER_NETWORKS_MAX, SHIM_REPLY_MS_MAX};
-use hull_model::spec::{EndpointSpec, NetworkMode};
+use hull_model::spec::{EndpointSpec, Isolation, NetworkMode};
 use hull_sandbox::Event as ShimEvent;
 
 use crate::api::{Endpoint, Network, NetworkDriver};
@@ -20,6 +20,9 @@ use crate::object::container::{ContainerRecord, Owner, to_json};
 use crate::object::port;
 use crate::store::{Change, Key};
 use crate::{names, network, translate};
+
+/// How long a guest may take for a change, which is emulated where there is no KVM.
+const GUEST_REPLY_MS_MAX: u64 = 20_000;
 
 impl Owner {
     /// Takes addresses for the start that is about to be recorded.
@@ -72,8 +75,8 @@ impl Owner {
         if !self.life.state.is_live() {
             return self.commit_record(record, false).await;
         }
-        crate::machine::refuse(&self.spec, "connecting while it runs")?;
         let number = self.free_number();
+        self.check_card(number)?;
         let endpoint = self.core.network.lease(self.id, &name, &asked, number)?;
         self.life.endpoints.push(endpoint.clone());
         let mut connected = self.commit_record(record, true).await;
@@ -115,6 +118,7 @@ impl Owner {
             // In place: the file is mounted in the container.
             std::fs::write(path, text).map_err(|e| EngineError::io("write resolv.conf", e))
         });
+        self.send_file("resolv.conf");
         if let Err(error) = opened {
             tracing::warn!(container = %self.id.short(), error = %error.chain(), "names are not served");
         }
@@ -173,6 +177,39 @@ impl Owner {
             )));
         }
         check_endpoint(to, asked)
+    }
+
+    /// A machine gets no card while it runs: it has as many as it was started with.
+    fn check_card(&self, number: u8) -> Result<()> {
+        let cards = crate::machine::CARDS_MAX;
+        match self.spec.host.isolation {
+            Isolation::Vm if usize::from(number) >= cards => Err(EngineError::Denied(format!(
+                "a container with isolation \"vm\" can be on {cards} networks at most"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_machine(&self) -> bool {
+        self.spec.host.isolation == Isolation::Vm
+    }
+
+    /// Gives a guest one of its small files as it is now.
+    fn send_file(&self, name: &str) {
+        let (true, Some(shim)) = (self.is_machine(), &self.shim) else {
+            return;
+        };
+        let path = self.core.container_dir(self.id).join(name);
+        let sent = std::fs::read(&path)
+            .map_err(|e| EngineError::io(format!("read {}", path.display()), e))
+            .and_then(|contents| {
+                shim.get()
+                    .write_file(name, contents)
+                    .map_err(|e| EngineError::step("send a file to the guest", e.kind(), e))
+            });
+        if let Err(error) = sent {
+            tracing::warn!(container = %self.id.short(), error = %error.chain(), "a file in its guest");
+        }
     }
 
     fn free_number(&self) -> u8 {
@@ -305,6 +342,7 @@ impl Owner {
     async fn make_link(&mut self, endpoint: &Endpoint) -> Result<()> {
         let (core, id, pid) = (self.core.clone(), self.id, self.pid);
         let (endpoint, all) = (endpoint.clone(), self.life.endpoints.clone());
+        let is_tap = self.is_machine();
         let requests = self.core.jobs.run(Pool::Kernel, move || {
             let namespace = hull_os::namespace::open(pid, "net")
                 .map_err(|e| EngineError::io("open the container's network namespace", e))?;
@@ -313,7 +351,8 @@ impl Owner {
             if handle.snapshot.borrow().pid != pid {
                 return Err(EngineError::NotRunning(id));
             }
-            core.network.connect(id, &endpoint, &all, namespace.as_fd())
+            let namespace = namespace.as_fd();
+            core.network.connect(id, &endpoint, &all, namespace, is_tap)
         });
         let requests = requests.await??;
         self.change_links(requests).await
@@ -322,8 +361,9 @@ impl Owner {
     async fn remove_link(&mut self, endpoint: &Endpoint) -> Result<()> {
         let (core, id) = (self.core.clone(), self.id);
         let (endpoint, rest) = (endpoint.clone(), self.life.endpoints.clone());
+        let is_tap = self.is_machine();
         let requests = self.core.jobs.run(Pool::Kernel, move || {
-            core.network.disconnect(id, &endpoint, &rest)
+            core.network.disconnect(id, &endpoint, &rest, is_tap)
         });
         let requests = requests.await??;
         self.change_links(requests).await
@@ -342,7 +382,29 @@ impl Owner {
         shim.get()
             .change_links(wanted, requests)
             .map_err(|e| EngineError::step("change the container's links", e.kind(), e))?;
-        let limit = Duration::from_millis(SHIM_REPLY_MS_MAX);
+        self.await_change(wanted, "change the container's links")
+            .await
+    }
+
+    /// Changes limits in the guest of its machine.
+    pub(super) async fn limit_guest(&mut self, limits: &hull_os::cgroup::Limits) -> Result<()> {
+        let Some(shim) = &self.shim else {
+            return Err(EngineError::NotRunning(self.id));
+        };
+        self.link_changes = self.link_changes.wrapping_add(1);
+        let wanted = self.link_changes;
+        shim.get()
+            .limit_guest(wanted, limits)
+            .map_err(|e| EngineError::step("change the guest's limits", e.kind(), e))?;
+        self.await_change(wanted, "change the guest's limits").await
+    }
+
+    /// Waits until the shim, or its guest, has made a change.
+    async fn await_change(&mut self, wanted: u32, what: &str) -> Result<()> {
+        let limit = Duration::from_millis(match self.is_machine() {
+            true => GUEST_REPLY_MS_MAX,
+            false => SHIM_REPLY_MS_MAX,
+        });
         let deadline = tokio::time::Instant::now() + limit;
         loop {
             let Some(shim) = &mut self.shim else {
@@ -353,9 +415,7 @@ impl Owner {
                 Ok(ShimEvent::LinksChanged { number, failure }) if number == wanted => {
                     return match failure.is_empty() {
                         true => Ok(()),
-                        false => Err(EngineError::WrongState(format!(
-                            "change the container's links: {failure}"
-                        ))),
+                        false => Err(EngineError::WrongState(format!("{what}: {failure}"))),
                     };
                 }
                 // A shim of an older version.
@@ -367,10 +427,9 @@ impl Owner {
                 }
                 Ok(event) => Box::pin(self.on_shim(event)).await,
                 Err(_) => {
-                    return Err(EngineError::Unavailable(
-                        "the shim does not answer; the container's links may be incomplete"
-                            .to_owned(),
-                    ));
+                    return Err(EngineError::Unavailable(format!(
+                        "the shim does not answer; {what}: may be incomplete"
+                    )));
                 }
             }
         }
@@ -416,6 +475,7 @@ impl Owner {
         if let Err(error) = text.and_then(|text| std::fs::write(&path, text)) {
             tracing::warn!(container = %self.id.short(), %error, "its hosts file");
         }
+        self.send_file("hosts");
     }
 
     /// Keeps `/etc/hosts` of a running container true.
@@ -430,6 +490,7 @@ impl Owner {
         if let Err(error) = changed {
             tracing::warn!(container = %self.id.short(), %error, "its hosts file");
         }
+        self.send_file("hosts");
     }
 }
 

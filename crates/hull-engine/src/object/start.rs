@@ -63,10 +63,20 @@ impl Owner {
                 text: format!("the shim ended before the program ran ({other:?})"),
                 exit_code: 128,
             }),
-            Err(_) => Err(EngineError::StartFailed {
-                text: format!("nothing ran after {START_MS_MAX} ms"),
-                exit_code: 128,
-            }),
+            Err(_) => Err(self.give_up_start()),
+        }
+    }
+}
+
+impl Owner {
+    /// A machine whose guest does not come up is not waited for.
+    fn give_up_start(&self) -> EngineError {
+        if let (Isolation::Vm, Some(shim)) = (self.spec.host.isolation, &self.shim) {
+            drop(shim.get().signal(hull_model::signal::KILL));
+        }
+        EngineError::StartFailed {
+            text: format!("nothing ran after {START_MS_MAX} ms"),
+            exit_code: 128,
         }
     }
 }

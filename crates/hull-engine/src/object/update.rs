@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hull_model::spec::{Resources, RestartPolicy};
+use hull_model::spec::{Isolation, Resources, RestartPolicy};
 
 use crate::api::UpdateRequest;
 use crate::error::{EngineError, Result};
@@ -15,7 +15,7 @@ impl Owner {
     /// Changes what is given, now and for later starts; returns warnings.
     pub(super) async fn update(&mut self, update: UpdateRequest) -> Result<Vec<String>> {
         if update.resources != Resources::default() {
-            crate::machine::refuse(&self.spec, "changing limits")?;
+            self.check_machine(&update.resources)?;
         }
         let (changed, warnings) = limits::of_update(&self.core.support, &update.resources)?;
         let before = self.record.clone();
@@ -32,13 +32,26 @@ impl Owner {
         self.write_record(record).await?;
         if self.life.state.is_live() {
             let (core, cgroup) = (self.core.clone(), self.cgroup_path());
+            let (changed, guest) = match self.spec.host.isolation {
+                Isolation::Container => (changed, None),
+                Isolation::Vm => {
+                    let (host, guest) = crate::machine::split(changed);
+                    (host, Some(guest))
+                }
+            };
             let done = self.core.jobs.run(Pool::Kernel, move || {
                 core.cgroups.open_group(&cgroup).update(&changed)
             });
-            if let Err(error) = done.await? {
+            let done = done.await?.map_err(|error| {
+                EngineError::io(format!("Cannot update container {}", self.id), error)
+            });
+            let done = match (done, guest) {
+                (Ok(()), Some(limits)) => self.limit_guest(&limits).await,
+                (done, _) => done,
+            };
+            if let Err(error) = done {
                 self.write_record(before).await?;
-                let step = format!("Cannot update container {}", self.id);
-                return Err(EngineError::io(step, error));
+                return Err(error);
             }
         }
         if self.record.spec.host.restart == RestartPolicy::No {
@@ -46,6 +59,15 @@ impl Owner {
         }
         self.publish_with("update", []);
         Ok(warnings)
+    }
+
+    fn check_machine(&self, given: &Resources) -> Result<()> {
+        match self.spec.host.isolation {
+            Isolation::Vm if self.life.state.is_live() => {
+                crate::machine::check_update(&self.core, self.id, given)
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn write_record(&mut self, record: super::container::ContainerRecord) -> Result<()> {

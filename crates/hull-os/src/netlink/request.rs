@@ -143,6 +143,8 @@ pub struct LinkChange<'a> {
     pub mtu: Option<u32>,
     /// Whether it gets a link-local IPv6 address when it comes up.
     pub link_local: Option<bool>,
+    /// Its hardware address.
+    pub mac: Option<[u8; 6]>,
 }
 
 fn link_fixed(flags: u32, change: u32) -> [u8; LINK_BYTES] {
@@ -308,6 +310,9 @@ impl Batch {
         if let Some(mtu) = change.mtu {
             self.attribute_u32(libc::IFLA_MTU, mtu);
         }
+        if let Some(mac) = change.mac {
+            self.attribute(libc::IFLA_ADDRESS, &mac);
+        }
         self
     }
 
@@ -468,7 +473,7 @@ pub(super) fn fill_link(part: &mut [u8], index: u32) {
     let mut at = 0;
     while let Some(length) = u32_at(part, at).filter(|l| *l as usize > LINK_INDEX_AT) {
         let place = match super::u16_at(part, at + 4) {
-            Some(libc::RTM_NEWADDR) => Some(at + LINK_INDEX_AT),
+            Some(libc::RTM_NEWADDR | libc::RTM_DELADDR) => Some(at + LINK_INDEX_AT),
             Some(libc::RTM_NEWROUTE)
                 if super::u16_at(part, at + ROUTE_LINK_AT - 2) == Some(libc::RTA_OIF) =>
             {

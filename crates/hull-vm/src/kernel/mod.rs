@@ -125,7 +125,9 @@ impl Kernels {
                 format!("has no {missing}, which machines need"),
             ));
         }
-        let modules = modules_archive(&found.modules, &order);
+        let mut later = module::order(&found.modules, &module::LATER);
+        later.retain(|name| !order.contains(name));
+        let modules = modules_archive(&found.modules, &order, &later);
         let mut hash = Sha256::new();
         hash.update(&image);
         hash.update(&modules);
@@ -328,17 +330,23 @@ impl Kernel {
     }
 }
 
-/// The archive of modules: each by its number, so that their order is that of their names.
-fn modules_archive(modules: &module::Modules, order: &[String]) -> Vec<u8> {
-    let names: Vec<String> = (0..)
-        .zip(order)
-        .map(|(number, name): (u32, _)| format!("modules/{number:02}-{name}.ko"))
-        .collect();
-    let mut entries = vec![Entry {
-        path: "modules",
+/// The archive of modules: each by its number, so that their order is that of their names; apart from the
+/// others those that few guests need.
+fn modules_archive(modules: &module::Modules, order: &[String], later: &[String]) -> Vec<u8> {
+    let named = |folder: &str, order: &[String]| -> Vec<String> {
+        (0..)
+            .zip(order)
+            .map(|(number, name): (u32, _)| format!("{folder}/{number:02}-{name}.ko"))
+            .collect()
+    };
+    let names = [named("modules", order), named("later", later)].concat();
+    let folder = |path| Entry {
+        path,
         mode: DIRECTORY | 0o755,
         contents: &[],
-    }];
+    };
+    let mut entries = vec![folder("modules"), folder("later")];
+    let order = order.iter().chain(later);
     entries.extend(names.iter().zip(order).map(|(path, name)| Entry {
         path,
         mode: FILE | 0o444,

@@ -19,6 +19,9 @@ pub(crate) const NEEDED: [&str; 12] = [
     "virtiofs",
 ];
 
+/// What the agent needs only for images with more layers than a machine has slots.
+pub(crate) const LATER: [&str; 2] = ["virtio_scsi", "sd_mod"];
+
 /// Without which no machine of ours can work, where they are not built in.
 pub(crate) const ESSENTIAL: [&str; 6] = [
     "virtio_mmio",

@@ -257,6 +257,9 @@ pub(crate) struct DaemonOptions {
     /// Default cgroup namespace mode ("host" | "private")
     #[arg(long, value_name = "string")]
     pub(crate) default_cgroupns_mode: Option<String>,
+    /// Default isolation of containers ("container" | "vm")
+    #[arg(long, value_name = "string")]
+    pub(crate) default_isolation: Option<String>,
     /// Default ipc mode ("shareable" | "private")
     #[arg(long, value_name = "string")]
     pub(crate) default_ipc_mode: Option<String>,
