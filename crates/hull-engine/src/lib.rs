@@ -31,6 +31,7 @@ mod open;
 mod port;
 mod recover;
 mod reload;
+mod shutdown;
 mod sizes;
 mod stats;
 mod store;
@@ -239,7 +240,7 @@ impl Engine {
     /// # Errors
     /// The first failure; the rest is done all the same.
     pub async fn shutdown(&self) -> Result<()> {
-        open::shutdown(&self.0).await
+        shutdown::shutdown(&self.0).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! Opening the engine, facts about it, and its orderly end with the host.
+//! Opening the engine, and facts about it.
 
 use std::fs;
 use std::io;
@@ -6,22 +6,16 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-use hull_model::id::SandboxId;
-use hull_model::limits::STOP_TIMEOUT_S;
-use hull_model::state::State;
 
 use crate::EngineConfig;
-use crate::api::{Facts, HostFacts, WaitCondition};
+use crate::api::{Facts, HostFacts};
 use crate::clock::random_bytes;
 use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::events::Events;
-use crate::jobs::{Jobs, Pool};
+use crate::jobs::Jobs;
 use crate::names::Changes;
 use crate::network::Network;
-use crate::object::container::{Handle, Request};
 use crate::object::exec::ExecTable;
 use crate::object::image::{self, ImageTable};
 use crate::object::registry::Registry;
@@ -37,12 +31,6 @@ use crate::store::{Change, Contents, Key, Store};
 const RUN_ROOT_DEFAULT: &str = "/run/hull";
 /// First kernel whose overlay takes layers by descriptor.
 const LOWERS_BY_DESCRIPTOR_SINCE: (u32, u32) = (6, 13);
-/// How long a container may take at a shutdown beyond its own stop timeout.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
-
-/// How long the cgroups of containers that just ended may take to go.
-const CGROUP_REMOVE_WAIT: Duration = Duration::from_secs(2);
-
 /// Opens the data root and takes over what runs.
 pub(crate) async fn open(mut config: EngineConfig) -> Result<Arc<Core>> {
     let tag = tag(&config.run_root);
@@ -226,85 +214,4 @@ pub(crate) fn facts(core: &Core) -> Facts {
         log_driver: core.config.defaults.log_driver().to_owned(),
         users_mapped: !core.config.users.is_empty(),
     }
-}
-
-/// Stops all containers, each with its own patience and all at once, as Docker does: a host that goes
-/// down does not wait for their sum. Then removes what the host need not keep.
-pub(crate) async fn shutdown(core: &Arc<Core>) -> Result<()> {
-    let mut stops = tokio::task::JoinSet::new();
-    for (id, handle) in core.containers.handles() {
-        if handle.snapshot.borrow().state.is_live() {
-            stops.spawn(async move { (id, shut_down(id, &handle).await) });
-        }
-    }
-    let mut first_failure = Ok(());
-    while let Some(stopped) = stops.join_next().await {
-        // A task that panicked has told it; its container counts below as one that has not ended.
-        if let Ok((id, Err(error))) = stopped {
-            tracing::error!(container = %id.short(), error = %error.chain(), "shutdown");
-            first_failure = first_failure.and(Err(error));
-        }
-    }
-    let all_ended = core.containers.snapshots().iter().all(|container| {
-        !matches!(
-            container.state,
-            State::Starting | State::Running | State::Paused
-        )
-    });
-    if all_ended {
-        core.mounts.release_all();
-        let job = core.clone();
-        let removed = core
-            .jobs
-            .run(Pool::Kernel, move || remove_cgroup_parent(&job))
-            .await;
-        first_failure = first_failure.and(removed.and_then(|result| result));
-        let job = core.clone();
-        let removed = core
-            .jobs
-            .run(Pool::Kernel, move || job.network.remove())
-            .await;
-        first_failure = first_failure.and(removed.and_then(|result| result));
-    }
-    first_failure
-}
-
-/// Asks one container to end, and waits as long as it may take.
-async fn shut_down(id: SandboxId, handle: &Handle) -> Result<()> {
-    let patience = handle.snapshot.borrow().spec.config.stop_timeout_s;
-    let patience = patience.unwrap_or(STOP_TIMEOUT_S).clamp(0, 3600);
-    let stop = async {
-        handle.ask(|reply| Request::Shutdown { reply }).await?;
-        let condition = WaitCondition::NotRunning;
-        let end = handle
-            .ask(|reply| Request::Wait { condition, reply })
-            .await?;
-        drop(end.over().await);
-        Ok(())
-    };
-    let limit = Duration::from_secs(patience.unsigned_abs()) + SHUTDOWN_GRACE;
-    tokio::time::timeout(limit, stop).await.unwrap_or_else(|_| {
-        Err(EngineError::Unavailable(format!(
-            "container {} did not end",
-            id.short()
-        )))
-    })
-}
-
-/// Removes our parent cgroup, unless something of somebody else's is below it.
-fn remove_cgroup_parent(core: &Core) -> Result<()> {
-    let parent = core.config.cgroup_parent.as_str();
-    let failed = |cause| EngineError::io(format!("remove the cgroup {parent}"), cause);
-    let deadline = std::time::Instant::now() + CGROUP_REMOVE_WAIT;
-    // Of containers that just ended: their owners take them down beside us.
-    while !core.cgroups.list(parent).map_err(failed)?.is_empty() {
-        if std::time::Instant::now() >= deadline {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    core.cgroups
-        .open_group(parent)
-        .remove(deadline)
-        .map_err(failed)
 }

@@ -202,7 +202,7 @@ impl<'a> ResolvConf<'a> {
 #[cfg(test)]
 mod tests {
     use super::{
-        Hosts, ResolverOverrides, hosts, resolv_conf, resolv_conf_of_host, resolvers_path,
+        Hosts, ResolverOverrides, hosts, resolv_conf, resolv_conf_of_host, resolvers_path, servers,
     };
 
     #[test]
@@ -275,5 +275,32 @@ mod tests {
             resolvers_path("nameserver 127.0.0.53\nnameserver 1.1.1.1"),
             super::RESOLV_PATH
         );
+    }
+
+    #[test]
+    fn every_input_of_the_corpus_is_options_or_an_error() {
+        let checkout = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        if !checkout.exists() {
+            println!("skip every_input_of_the_corpus_is_options_or_an_error: no checkout here");
+            return;
+        }
+        let corpus = checkout.join("../../fuzz/corpus/network_options");
+        let mut replayed = 0;
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            for line in text.lines() {
+                if let Ok(subnet) = line.parse::<crate::Subnet>() {
+                    assert_eq!(subnet.to_string().parse(), Ok(subnet), "{line}");
+                    let last = subnet.at(subnet.last_offset());
+                    assert_eq!(subnet.offset(last), Some(subnet.last_offset()), "{line}");
+                }
+            }
+            let inside = resolv_conf(&text, &ResolverOverrides::default());
+            let inside = servers(&inside);
+            assert!(!inside.iter().any(std::net::IpAddr::is_loopback), "{text}");
+            replayed += 1;
+        }
+        assert!(replayed > 0, "the corpus is empty");
     }
 }

@@ -697,4 +697,34 @@ mod tests {
         events.iter().for_each(|event| event.encode(&mut w));
         assert_eq!(Event::decode_all(&w.finish()), Ok(events));
     }
+
+    #[test]
+    fn every_message_of_the_corpus_comes_back_as_it_was() {
+        let checkout = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        if !checkout.exists() {
+            println!("skip every_message_of_the_corpus_comes_back_as_it_was: no checkout here");
+            return;
+        }
+        let corpus = checkout.join("../../fuzz/corpus/messages");
+        let mut replayed = 0;
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            for length in 0..=bytes.len() {
+                let part = &bytes[..length];
+                if let Ok(request) = Request::decode(part) {
+                    assert_eq!(Request::decode(&request.encode()), Ok(request));
+                }
+                if let Ok(events) = Event::decode_all(part) {
+                    let mut writer = Writer::default();
+                    events.iter().for_each(|event| event.encode(&mut writer));
+                    assert_eq!(Event::decode_all(&writer.finish()), Ok(events));
+                }
+                if let Ok(plan) = crate::Plan::parse(part) {
+                    plan.steps().for_each(drop);
+                }
+            }
+            replayed += 1;
+        }
+        assert!(replayed > 0, "the corpus is empty");
+    }
 }

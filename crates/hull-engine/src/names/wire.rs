@@ -434,4 +434,23 @@ mod tests {
         assert!(super::addresses(message).len() <= message.len());
         age(&mut message.to_vec(), 7);
     }
+
+    #[test]
+    fn every_message_of_the_corpus_is_read_or_not() {
+        let checkout = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        if !checkout.exists() {
+            println!("skip every_message_of_the_corpus_is_read_or_not: no checkout here");
+            return;
+        }
+        let corpus = checkout.join("../../fuzz/corpus/dns");
+        let mut replayed = 0;
+        for entry in std::fs::read_dir(corpus).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            for length in 0..=bytes.len() {
+                try_all(&bytes[..length]);
+            }
+            replayed += 1;
+        }
+        assert!(replayed > 0, "the corpus is empty");
+    }
 }

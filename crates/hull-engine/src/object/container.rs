@@ -19,9 +19,7 @@ use hull_model::limits::{
     RESTART_BACKOFF_MS, RESTART_BACKOFF_MS_MAX, RESTART_BACKOFF_RESET_S, STOP_TIMEOUT_S,
 };
 use hull_model::port::PublishedPort;
-use hull_model::spec::{
-    ContainerSpec, EndpointSpec, Isolation, NamespaceMode, NetworkMode, RestartPolicy,
-};
+use hull_model::spec::{ContainerSpec, EndpointSpec, Isolation, RestartPolicy};
 use hull_model::state::{EXIT_LOST, Event as StateEvent, Exit, State, step};
 use hull_model::{Digest, SandboxId, signal};
 use hull_sandbox::{Attachment, Event as ShimEvent, Found, Shim, Status, Target};
@@ -49,6 +47,7 @@ use crate::object::port::ClosedPorts;
 use crate::object::view::{FileView, Views};
 use crate::object::volume;
 use crate::port::OpenPorts;
+use crate::shutdown::relied_on;
 use crate::store::{Change as Write, Key, Recorded};
 
 /// Clients that may wait attached for a start; the oldest is let go.
@@ -793,20 +792,7 @@ impl Owner {
     /// Whether a container that this one joins or is linked with is about to start too, as all are
     /// after a start of the host.
     fn waits_for_others(&mut self) -> bool {
-        let host = &self.spec.host;
-        let mut names: Vec<&str> = host
-            .links
-            .iter()
-            .filter_map(|link| link.split(':').next())
-            .collect();
-        if let NetworkMode::Container(name) = &host.network {
-            names.push(name);
-        }
-        for mode in [&host.pid, &host.ipc] {
-            if let NamespaceMode::Container(name) = mode {
-                names.push(name);
-            }
-        }
+        let names = relied_on(&self.spec);
         let is_starting = |name: &&str| {
             let id = self.core.containers.resolve(name.trim_start_matches('/'));
             let handle = id.and_then(|id| self.core.containers.handle(id));

@@ -323,3 +323,28 @@ fn a_profile_that_makes_no_sense_is_refused() {
         "action":"SCMP_ACT_KILL","args":[{"index":6,"value":1,"op":"SCMP_CMP_EQ"}]}]}"#;
     assert_eq!(refused(argument), "seccomp profile cannot be compiled");
 }
+
+#[test]
+fn every_profile_of_the_corpus_is_a_filter_or_an_error() {
+    let checkout = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !checkout.exists() {
+        println!("skip every_profile_of_the_corpus_is_a_filter_or_an_error: no checkout here");
+        return;
+    }
+    let corpus = checkout.join("../../fuzz/corpus/profile");
+    let mut replayed = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        // As libFuzzer lays out the target's input: capabilities, then the profile.
+        let Some((capabilities, text)) = bytes.split_first_chunk::<8>() else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(text);
+        if let Ok(filter) = compile_json(&text, u64::from_le_bytes(*capabilities)) {
+            assert!(filter.len().is_multiple_of(8), "instructions");
+            assert!(filter.len() <= 4096 * 8, "as many as the kernel takes");
+        }
+        replayed += 1;
+    }
+    assert!(replayed > 0, "the corpus is empty");
+}
