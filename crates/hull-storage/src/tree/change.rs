@@ -6,12 +6,13 @@ use std::fs::{self, File, Metadata};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use hull_model::Digest;
 use hull_os::entry;
 
-use super::OPAQUE;
-use super::walk::{is_whiteout, modified, names, shown};
+use super::walk::{Held, is_whiteout, modified, shown};
+use super::{OPAQUE, PATH_BYTES_MAX};
 use crate::erofs::{FileType, Inode, Reader};
 use crate::error::{At, Error, Result};
 use crate::store::Store;
@@ -57,6 +58,7 @@ impl Store {
         let mut comparison = Comparison {
             layers: Vec::new(),
             changes: Vec::new(),
+            held: Held::default(),
         };
         for layer in layers.iter().rev() {
             let layer = self.read_layer(layer)?;
@@ -80,20 +82,30 @@ struct Comparison {
     /// The topmost first.
     layers: Vec<Reader<File>>,
     changes: Vec<Change>,
+    held: Held,
 }
 
 impl Comparison {
     fn directory(&mut self, dir: BorrowedFd<'_>, prefix: &str) -> Result<()> {
-        for name in &names(dir).at("list", &shown(prefix.as_bytes()))? {
+        let names = self.held.names(dir).at("list", &shown(prefix.as_bytes()))?;
+        for name in &names {
             let path = match prefix {
                 "" => name.to_string_lossy().into_owned(),
                 prefix => format!("{prefix}/{}", name.to_string_lossy()),
             };
+            if path.len() > PATH_BYTES_MAX {
+                return Err(Error::Limit {
+                    what: "a path in the tree",
+                    limit: PATH_BYTES_MAX as u64,
+                    unit: "bytes",
+                });
+            }
             // What vanishes meanwhile is no change.
             if let Ok(facts) = fs::symlink_metadata(entry::path(dir, name)) {
                 self.name(&path, &facts, dir, name)?;
             }
         }
+        self.held.release(&names);
         Ok(())
     }
 
@@ -115,7 +127,7 @@ impl Comparison {
         };
         let at = self.changes.len();
         if let Some(kind) = change {
-            self.tell(kind, path);
+            self.tell(kind, path)?;
         }
         if facts.is_dir()
             && let Ok(inner) = entry::open_dir(dir, name)
@@ -155,15 +167,17 @@ impl Comparison {
                 && !is_there
                 && self.below(path.as_bytes())?.is_some()
             {
-                self.tell(ChangeKind::Deleted, &path);
+                self.tell(ChangeKind::Deleted, &path)?;
             }
         }
         Ok(())
     }
 
-    fn tell(&mut self, kind: ChangeKind, path: &str) {
+    fn tell(&mut self, kind: ChangeKind, path: &str) -> Result<()> {
         let path = format!("/{path}");
+        self.held.keep(path.len()).at("list", Path::new(&path))?;
         self.changes.push(Change { kind, path });
+        Ok(())
     }
 
     /// What the layers have at a path that has no links in it.

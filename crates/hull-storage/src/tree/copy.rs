@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use hull_os::{copy, entry};
 
-use super::walk::{is_kept, names};
+use super::walk::{Held, is_kept};
 
 /// Directories below one another. More than any path that can be named in one go has.
 const DEPTH_MAX: usize = 1024;
@@ -28,6 +28,7 @@ pub fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     let mut copier = Copier {
         top: to,
         linked: HashMap::new(),
+        held: Held::default(),
     };
     copier.directory(from, to, &PathBuf::new(), 0)
 }
@@ -62,6 +63,7 @@ struct Copier<'a> {
     top: BorrowedFd<'a>,
     /// First name below the top of each file that has several.
     linked: HashMap<(u64, u64), PathBuf>,
+    held: Held,
 }
 
 impl Copier<'_> {
@@ -77,10 +79,12 @@ impl Copier<'_> {
                 "directories are more than {DEPTH_MAX} deep"
             )));
         }
-        for name in names(from)? {
-            self.one(from, to, &name, &below.join(&name), depth)
-                .map_err(|e| named(&below.join(&name), &e))?;
+        let names = self.held.names(from)?;
+        for name in &names {
+            self.one(from, to, name, &below.join(name), depth)
+                .map_err(|e| named(&below.join(name), &e))?;
         }
+        self.held.release(&names);
         let source = entry::open_path(from);
         copy_facts(
             &source.join("."),

@@ -18,6 +18,11 @@ use crate::tar::{Entry, EntryKind, Timestamp, Writer};
 
 /// Bytes of an archive that are written at once.
 const OUTPUT_BYTES: usize = 256 << 10;
+/// Bytes of names that a walk may hold: those of the directories that it is in, and of what it remembers.
+/// Where a guest answers for its files, a directory may have no end.
+const HELD_BYTES_MAX: usize = 256 << 20;
+/// What a held name takes beside its bytes.
+const HELD_NAME_BYTES: usize = 48;
 const WHITEOUT_PREFIX: &[u8] = b".wh.";
 const WHITEOUT_OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -41,6 +46,52 @@ struct Walk<'w> {
     ids: Option<&'w UserMaps>,
     /// First names of files that have several.
     links: HashMap<(u64, u64), Vec<u8>>,
+    held: Held,
+}
+
+/// What of [`HELD_BYTES_MAX`] a walk has left.
+pub(super) struct Held(usize);
+
+impl Default for Held {
+    fn default() -> Self {
+        Self(HELD_BYTES_MAX)
+    }
+}
+
+impl Held {
+    /// The names in a directory, sorted; [`Held::release`] gives them back.
+    pub(super) fn names(&mut self, dir: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(entry::open_path(dir))? {
+            let name = entry?.file_name();
+            self.keep(name.len())?;
+            names.push(name);
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    pub(super) fn release(&mut self, names: &[OsString]) {
+        self.0 += names
+            .iter()
+            .map(|name| name.len() + HELD_NAME_BYTES)
+            .sum::<usize>();
+    }
+
+    /// Counts a name of so many bytes that is kept to the end.
+    pub(super) fn keep(&mut self, length: usize) -> io::Result<()> {
+        let too_many = || {
+            io::Error::other(format!(
+                "the tree has more names than fit into {} MiB",
+                HELD_BYTES_MAX >> 20
+            ))
+        };
+        self.0 = self
+            .0
+            .checked_sub(length + HELD_NAME_BYTES)
+            .ok_or_else(too_many)?;
+        Ok(())
+    }
 }
 
 impl<'w> Walk<'w> {
@@ -50,14 +101,17 @@ impl<'w> Walk<'w> {
             upper,
             ids,
             links: HashMap::new(),
+            held: Held::default(),
         }
     }
 
     fn directory(&mut self, dir: BorrowedFd<'_>, prefix: &[u8]) -> Result<()> {
-        for name in names(dir).at("list", &shown(prefix))? {
+        let names = self.held.names(dir).at("list", &shown(prefix))?;
+        for name in &names {
             let path = [prefix, name.as_bytes()].concat();
-            self.name(dir, &name, path)?;
+            self.name(dir, name, path)?;
         }
+        self.held.release(&names);
         Ok(())
     }
 
@@ -84,6 +138,8 @@ impl<'w> Walk<'w> {
             EntryKind::Directory => self.enter(dir, name, made),
             EntryKind::File => {
                 if facts.nlink() > 1 {
+                    let length = made.path.len();
+                    self.held.keep(length).at("list", &shown(&made.path))?;
                     let first = self.links.entry((facts.dev(), facts.ino()));
                     let first = first.or_insert_with(|| made.path.clone());
                     if *first != made.path {
@@ -237,14 +293,6 @@ impl Read for Contents {
     }
 }
 
-pub(super) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
-    let mut names = fs::read_dir(entry::open_path(dir))?
-        .map(|entry| entry.map(|entry| entry.file_name()))
-        .collect::<io::Result<Vec<_>>>()?;
-    names.sort();
-    Ok(names)
-}
-
 /// None when it is not there any more, or not the same any more.
 fn there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
@@ -319,4 +367,29 @@ pub(super) fn modified(facts: &Metadata) -> Timestamp {
 
 pub(super) fn shown(path: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beyond_the_limit_end_the_walk_and_released_ones_do_not_count() {
+        let base = std::env::temp_dir().join(format!("hull-tree-held-{}", std::process::id()));
+        fs::create_dir_all(&base).unwrap();
+        for name in ["b", "a"] {
+            fs::write(base.join(name), "").unwrap();
+        }
+        let dir = File::open(&base).unwrap();
+        let mut held = Held(2 * HELD_NAME_BYTES + 2);
+        for _ in 0..3 {
+            let names = held.names(dir.as_fd()).unwrap();
+            assert_eq!(names, ["a", "b"]);
+            held.release(&names);
+        }
+        fs::write(base.join("c"), "").unwrap();
+        let refused = held.names(dir.as_fd()).unwrap_err();
+        assert!(refused.to_string().contains("MiB"), "{refused}");
+        fs::remove_dir_all(base).unwrap();
+    }
 }
