@@ -66,7 +66,12 @@ pub fn check(bytes: &[u8]) {
 
 #[test]
 fn the_corpus_of_frames_is_taken_apart_and_put_together() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/frames");
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !checkout.exists() {
+        println!("skip the_corpus_of_frames_is_taken_apart_and_put_together: no checkout here");
+        return;
+    }
+    let folder = checkout.join("../../fuzz/corpus/frames");
     let inputs = fs::read_dir(folder).expect("the corpus").flatten();
     let count = inputs
         .map(|entry| check(&fs::read(entry.path()).expect("an input")))
