@@ -22,7 +22,7 @@ const FLAGS: &str = "-Ctarget-feature=+crt-static -Crelocation-model=static";
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-env-changed=HULL_SHIM");
-    // Asked for now: a target folder may have been copied from another checkout.
+    // Of this run and not of its compilation: a target folder may come from another checkout.
     let manifest_dir = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
     let workspace = Path::new(&manifest_dir).join("../..");
     for source in SOURCES {

@@ -87,7 +87,12 @@ impl Containers<'_> {
             // A guest that does not answer has the figures of its machine.
             Isolation::Vm => core.guests.view(self, &container).await.ok(),
         };
-        let usage = core.jobs.run(Pool::Kernel, move || {
+        // A guest takes the time that it wants, and a place that no start waits for.
+        let pool = match view {
+            None => Pool::Kernel,
+            Some(_) => Pool::Files,
+        };
+        let usage = core.jobs.run(pool, move || {
             let mut usage = sample(&job, &seen)?;
             if let Some(view) = &view {
                 add_guest(&mut usage, view);

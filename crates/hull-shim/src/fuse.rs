@@ -8,6 +8,7 @@
 //! hostile: an answer is bounded, belongs to a question, and comes in time, or the mount is ended; then
 //! whoever waits for it hears that it is not connected. The guest has no say in how the mount works.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::inside;
 pub(crate) const MESSAGE_BYTES_MAX: usize = DATA_BYTES_MAX as usize + 8192;
 /// Bytes of one read or write.
 const DATA_BYTES_MAX: u32 = 64 << 10;
-/// How long the guest may take for the next answer.
+/// How long the guest may take for each answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 /// Bytes that may wait for the stream before no more is taken from the kernel.
 const WAITING_BYTES_MAX: usize = 1 << 20;
@@ -69,8 +70,7 @@ pub(crate) fn serve(stream: OwnedFd, daemon: &OwnedFd) -> io::Result<()> {
         stream,
         to_guest: Vec::new(),
         from_guest: Vec::new(),
-        unanswered: 0,
-        answered: Instant::now(),
+        asked: HashMap::new(),
     };
     pump.run(daemon)
 }
@@ -91,10 +91,9 @@ struct Pump {
     stream: OwnedFd,
     to_guest: Vec<u8>,
     from_guest: Vec<u8>,
-    /// Questions that the guest has to answer.
-    unanswered: usize,
-    /// When it last did, or had nothing to answer.
-    answered: Instant,
+    /// Questions that the guest has to answer, by their numbers, and since when. The kernel has a bound on
+    /// how many there are.
+    asked: HashMap<u64, Instant>,
 }
 
 impl Pump {
@@ -125,12 +124,10 @@ impl Pump {
         }
     }
 
-    /// Milliseconds until the guest has not answered for too long.
+    /// Milliseconds until the guest has not answered a question for too long; other answers do not help.
     fn patience(&self) -> Option<u32> {
-        if self.unanswered == 0 {
-            return None;
-        }
-        let left = (self.answered + ANSWER_WAIT).saturating_duration_since(Instant::now());
+        let oldest = self.asked.values().min()?;
+        let left = (*oldest + ANSWER_WAIT).saturating_duration_since(Instant::now());
         u32::try_from(left.as_millis()).ok()
     }
 
@@ -147,10 +144,7 @@ impl Pump {
             operation::INIT => return self.begin(question),
             operation::FORGET | operation::BATCH_FORGET | operation::INTERRUPT => {}
             _ => {
-                if self.unanswered == 0 {
-                    self.answered = Instant::now();
-                }
-                self.unanswered += 1;
+                self.asked.insert(number(question), Instant::now());
             }
         }
         self.to_guest.extend_from_slice(question);
@@ -204,26 +198,30 @@ impl Pump {
             && rest.len() >= ANSWER_BYTES
         {
             let length = word(rest, 0) as usize;
-            // Without a question's number it would not be an answer.
-            let is_answer = rest[8..16] != [0; 8] && self.unanswered > 0;
-            if !(ANSWER_BYTES..=MESSAGE_BYTES_MAX).contains(&length) || !is_answer {
+            if !(ANSWER_BYTES..=MESSAGE_BYTES_MAX).contains(&length)
+                || !self.asked.contains_key(&number(rest))
+            {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let Some(answer) = rest.get(..length) else {
                 break;
             };
+            self.asked.remove(&number(answer));
             match process::write(self.device.as_fd(), answer) {
                 // Nobody waits for it any more.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
                 result => drop(result?),
             }
             taken += length;
-            self.unanswered -= 1;
-            self.answered = Instant::now();
         }
         self.from_guest.drain(..taken);
         Ok(())
     }
+}
+
+/// Which question this is, or answers; 0 is none's.
+fn number(message: &[u8]) -> u64 {
+    u64::from(word(message, 8)) | u64::from(word(message, 12)) << 32
 }
 
 /// A number of a message; what is too short has none.
@@ -237,4 +235,72 @@ fn is_passing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     ) || error.raw_os_error() == Some(libc::ENOENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GETATTR: u32 = 3;
+
+    fn question(number: u64) -> Vec<u8> {
+        let mut bytes = vec![0u8; QUESTION_BYTES];
+        bytes[4..8].copy_from_slice(&GETATTR.to_le_bytes());
+        bytes[8..16].copy_from_slice(&number.to_le_bytes());
+        bytes
+    }
+
+    fn answer(number: u64) -> Vec<u8> {
+        let mut bytes = vec![0u8; ANSWER_BYTES];
+        bytes[..4].copy_from_slice(&16u32.to_le_bytes());
+        bytes[8..].copy_from_slice(&number.to_le_bytes());
+        bytes
+    }
+
+    /// A pump between the ends of a kernel and of a guest.
+    fn pump() -> (Pump, OwnedFd, OwnedFd) {
+        let (device, kernel) = socket::message_pair().unwrap();
+        let (stream, guest) = socket::stream_pair().unwrap();
+        for fd in [&device, &stream] {
+            process::set_nonblocking(fd.as_fd()).unwrap();
+        }
+        let pump = Pump {
+            device,
+            stream,
+            to_guest: Vec::new(),
+            from_guest: Vec::new(),
+            asked: HashMap::new(),
+        };
+        (pump, kernel, guest)
+    }
+
+    #[test]
+    fn a_question_is_waited_for_whatever_else_is_answered() {
+        let (mut pump, kernel, guest) = pump();
+        let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
+        for number in [7, 8] {
+            process::write(kernel.as_fd(), &question(number)).unwrap();
+            pump.ask(&mut buffer).unwrap();
+        }
+        let long_ago = Instant::now().checked_sub(ANSWER_WAIT).unwrap();
+        pump.asked.insert(7, long_ago);
+        process::write(guest.as_fd(), &answer(8)).unwrap();
+        pump.exchange(&mut buffer).unwrap();
+        assert_eq!(pump.asked.keys().collect::<Vec<_>>(), [&7]);
+        assert_eq!(pump.patience(), Some(0));
+    }
+
+    #[test]
+    fn an_answer_to_no_question_ends_the_mount() {
+        for number in [0, 8, u64::MAX] {
+            let (mut pump, kernel, guest) = pump();
+            let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
+            process::write(kernel.as_fd(), &question(7)).unwrap();
+            pump.ask(&mut buffer).unwrap();
+            process::write(guest.as_fd(), &answer(number)).unwrap();
+            let refused = pump.exchange(&mut buffer).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+            assert!(pump.patience().is_some());
+        }
+    }
 }

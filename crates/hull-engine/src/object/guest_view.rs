@@ -63,7 +63,7 @@ impl Drop for FilesMachine {
         let core = self.core.clone();
         self.runtime.spawn(async move {
             let job = core.clone();
-            let ended = core.jobs.run_own(Pool::Kernel, move || {
+            let ended = core.jobs.run_own(Pool::Files, move || {
                 let mut held = held;
                 let id = *held.shim.id();
                 if let Err(error) = held.shim.end(END_WAIT) {
@@ -114,7 +114,8 @@ impl Owner {
         let (core, id, spec) = (self.core.clone(), self.id, self.spec.clone());
         let layers = self.record.layers.clone();
         let names = self.named_by();
-        let booted = self.core.jobs.run(Pool::Kernel, move || {
+        // A boot takes seconds: no start of another container waits for its place.
+        let booted = self.core.jobs.run(Pool::Files, move || {
             let (volumes, sources) = volume::InUse::new(&core, id, &spec)?;
             let mounts = crate::object::view::binds_of(&core, id, names, &spec, &sources)?;
             let machine = files_spec(&core, id, &spec, &layers, mounts)?;
