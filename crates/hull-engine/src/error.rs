@@ -3,6 +3,8 @@
 //! Variants are the cases in which an edge words its own sentence because clients parse it;
 //! everything else carries a sentence of the failed step and its cause.
 
+use std::io;
+
 use hull_model::{Digest, ErrorKind, SandboxId};
 
 /// A cause, boxed so that every driver's error fits.
@@ -220,21 +222,29 @@ impl EngineError {
     }
 
     /// Wraps an I/O error of a step.
-    pub fn io(step: impl Into<String>, cause: std::io::Error) -> Self {
+    pub fn io(step: impl Into<String>, cause: io::Error) -> Self {
         Self::step(step, ErrorKind::of_io(&cause), cause)
     }
 
-    /// The sentence with all its causes, as edges print it once.
+    /// The sentence with all its causes, as edges print it once, and what to do about a full disk.
     pub fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut next = std::error::Error::source(self);
         while let Some(cause) = next {
             text.push_str(": ");
             text.push_str(&cause.to_string());
+            if cause.downcast_ref().is_some_and(is_full) {
+                text.push_str("; free some space in the data root");
+            }
             next = cause.source();
         }
         text
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), QuotaExceeded | StorageFull)
 }
 
 /// What engine functions return.

@@ -300,34 +300,54 @@ pub(crate) fn compress(path: &Path) -> io::Result<()> {
     let mut name = path.as_os_str().to_owned();
     name.push(".gz.part");
     let target = PathBuf::from(name);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&target)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(()),
-        Err(TryLockError::Error(error)) => return Err(error),
-    }
-    for number in numbers(path)?
-        .into_iter()
-        .rev()
-        .filter(|&number| number > 0)
-    {
-        let Ok(plain) = File::open(numbered(path, number)) else {
-            continue;
+    // Others may become full meanwhile; the lock goes with the name.
+    while let Some(file) = lock_target(&target)? {
+        let Some(plain) = oldest_plain(path)? else {
+            hull_os::durable::remove_if_exists(&target)?;
+            break;
         };
         file.set_len(0)?;
-        (&file).rewind()?;
         let identity = Identity::of(&plain.metadata()?);
         pack(plain, &file, identity)?;
         put_in_place(path, identity, &target)?;
-        // Others may have become full meanwhile; the lock went with the name.
-        return compress(path);
     }
-    hull_os::durable::remove_if_exists(&target).map(drop)
+    Ok(())
+}
+
+/// The file that is filled, ours alone; none while somebody else fills it.
+fn lock_target(target: &Path) -> io::Result<Option<File>> {
+    loop {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(target)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Since we opened it, whoever had it may have taken it away or made it a file of the log.
+        let ours = Identity::of(&file.metadata()?);
+        if target
+            .metadata()
+            .is_ok_and(|named| Identity::of(&named) == ours)
+        {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// The oldest file that is neither compressed nor written any more.
+fn oldest_plain(path: &Path) -> io::Result<Option<File>> {
+    let full = numbers(path)?
+        .into_iter()
+        .rev()
+        .filter(|&number| number > 0);
+    Ok(full
+        .filter_map(|number| File::open(numbered(path, number)).ok())
+        .next())
 }
 
 fn pack(mut plain: File, to: &File, identity: Identity) -> io::Result<()> {
@@ -382,6 +402,8 @@ fn lock_names(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
     use super::*;
 
     struct Log {
@@ -406,16 +428,20 @@ mod tests {
         }
 
         /// As the shim does.
-        #[expect(clippy::disallowed_methods, reason = "as the shim does")]
         fn rotate(&self) {
             for number in (0..4).rev() {
-                let (from, to) = (
-                    numbered(&self.path, number),
-                    numbered(&self.path, number + 1),
-                );
-                std::fs::rename(packed(&from), packed(&to)).ok();
-                std::fs::rename(from, to).ok();
+                self.shift(number);
             }
+        }
+
+        #[expect(clippy::disallowed_methods, reason = "as the shim does")]
+        fn shift(&self, number: u32) {
+            let (from, to) = (
+                numbered(&self.path, number),
+                numbered(&self.path, number + 1),
+            );
+            std::fs::rename(packed(&from), packed(&to)).ok();
+            std::fs::rename(from, to).ok();
         }
 
         fn texts(&self, last: Option<u64>) -> Vec<String> {
@@ -483,6 +509,37 @@ mod tests {
             compress(&log.path).expect("compress");
             assert!(packed(&numbered(&log.path, 5)).exists());
         }
+    }
+
+    #[test]
+    fn compressing_at_the_same_time_hides_no_file() {
+        let log = Log::new("together");
+        log.write(0, 0..1);
+        let rotated = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while rotated.load(Relaxed) < 60 {
+                        compress(&log.path).expect("compress");
+                    }
+                });
+            }
+            scope.spawn(|| {
+                for number in 1..=60 {
+                    let names = lock_names(&log.path).expect("lock");
+                    (0..number).rev().for_each(|from| log.shift(from));
+                    log.write(0, number..number + 1);
+                    drop(names);
+                    rotated.store(number, Relaxed);
+                }
+            });
+            while rotated.load(Relaxed) < 60 {
+                let lines = log.texts(None);
+                let expected: Vec<String> = (0..lines.len()).map(|n| n.to_string()).collect();
+                assert_eq!(lines, expected);
+            }
+        });
+        assert_eq!(log.texts(None).len(), 61);
     }
 
     #[test]
