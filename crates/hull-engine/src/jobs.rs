@@ -5,6 +5,7 @@
 //! anyway, once for each container (clean up, find again, remove), is not refused: it waits before
 //! the line, and only so much of it stands in the line that clients always get on.
 
+use std::future::Future;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -146,6 +147,15 @@ impl Jobs {
             Pool::Files => &self.files,
         }
     }
+}
+
+/// Carries a change to its end, also when the client that asked for it goes away in between.
+pub(crate) async fn finished<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(change)
+        .await
+        .unwrap_or_else(|e| Err(EngineError::Unavailable(format!("it was cut off: {e}"))))
 }
 
 #[cfg(test)]
