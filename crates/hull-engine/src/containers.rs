@@ -54,6 +54,14 @@ impl Containers<'_> {
         Ok(self.handle(id)?.snapshot.borrow().clone())
     }
 
+    /// What the machine of a container takes of the host's memory, where it has one that runs.
+    pub async fn host_memory(&self, container: &Arc<Container>) -> Option<u64> {
+        container.machine.as_ref()?;
+        let pid = Some(container.pid).filter(|&pid| pid != 0)?;
+        let asked = move || crate::machine::host_memory(pid);
+        self.0.jobs.run(Pool::Kernel, asked).await.ok()?
+    }
+
     /// What a container may reach outside, where that is limited.
     pub async fn egress(&self, container: &Arc<Container>) -> Option<EgressReport> {
         if !container.spec.config.labels.contains_key(EGRESS_LABEL) {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hull_model::event::Subject;
-use hull_model::spec::{ContainerSpec, NetworkMode};
+use hull_model::spec::{ContainerSpec, Isolation, NetworkMode};
 use hull_model::{Digest, SandboxId};
 use hull_os::cgroup::{Hierarchies, Support};
 use hull_os::crash;
@@ -204,8 +204,9 @@ impl Core {
 
     /// Bytes that each container has written to its root; what cannot be read counts as nothing.
     pub(crate) async fn sizes_of(self: &Arc<Self>, containers: &[Arc<Container>]) -> Vec<u64> {
-        let bytes = |core: &Core, container: &Arc<Container>| {
-            core.sizes.of(&container.upper_dir, tree_bytes)
+        let bytes = |core: &Core, container: &Arc<Container>| match container.spec.host.isolation {
+            Isolation::Vm => crate::machine::written_bytes(&container.files_dir),
+            Isolation::Container => core.sizes.of(&container.upper_dir, tree_bytes),
         };
         self.measure(containers.to_vec(), bytes).await
     }

@@ -136,6 +136,25 @@ pub(crate) fn facts_of(core: &Core, id: SandboxId, spec: &ContainerSpec) -> Opti
     read_facts(core, id)
 }
 
+/// What a machine takes of the host's memory for itself, by the first process of its sandbox.
+pub(crate) fn host_memory(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let of_line = |line: &str| -> Option<u64> {
+        let rest = line.strip_prefix("Private_")?;
+        let (_, kilobytes) = rest.split_once(':')?;
+        kilobytes.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    Some(text.lines().filter_map(of_line).sum::<u64>() << 10)
+}
+
+/// What the disk that a machine writes takes of the host's.
+pub(crate) fn written_bytes(files_dir: &Path) -> u64 {
+    let facts = fs::metadata(files_dir.join(UPPER));
+    facts.map_or(0, |facts| {
+        std::os::unix::fs::MetadataExt::blocks(&facts) * 512
+    })
+}
+
 /// Whether a machine of it ever had a disk to write to.
 pub(crate) fn has_written(core: &Core, id: SandboxId) -> bool {
     core.container_dir(id).join(UPPER).exists()

@@ -345,6 +345,14 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable))
 }
 
+/// Gives this process, and what it executes, no huge pages, even where it asks for them.
+///
+/// # Errors
+/// Where the kernel knows no huge pages.
+pub fn refuse_huge_pages() -> io::Result<()> {
+    prctl(libc::PR_SET_THP_DISABLE, 1)
+}
+
 /// Makes this process the parent of orphans among its descendants.
 ///
 /// # Errors

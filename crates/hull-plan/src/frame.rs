@@ -56,12 +56,22 @@ pub enum Kind {
     Done,
     /// Serve the guest's files, on the streams of this process.
     Files,
+    /// From a guest: connect these streams to the name server, for a question that came as a stream. Their
+    /// numbers are the guest's own ([`DIALED_MIN`]).
+    Dial,
 }
+
+/// The first number that a guest gives to streams it asks for; those of processes stay below.
+pub const DIALED_MIN: u32 = 1 << 28;
+/// How many such numbers there are.
+pub const DIALED_COUNT: u32 = 1 << 16;
+/// Such streams at a time.
+pub const DIALED_MAX: usize = 16;
 
 /// Random bytes of a start.
 pub const SEED_BYTES: usize = 64;
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Hello,
     Kind::Start,
     Kind::Request,
@@ -73,6 +83,7 @@ const KINDS: [Kind; 11] = [
     Kind::Name,
     Kind::Done,
     Kind::Files,
+    Kind::Dial,
 ];
 
 /// A frame that came.

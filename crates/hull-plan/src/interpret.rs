@@ -174,6 +174,8 @@ impl<'a> Sorted<'a> {
                 ProcessStep::Umask(mask) => sorted.umask = Some(mask),
                 ProcessStep::Pass(fd) => process::keep_open(fd)
                     .map_err(|cause| Failure::system("descriptors", "pass a descriptor", &cause))?,
+                // A kernel without huge pages has only small ones.
+                ProcessStep::SmallPages => drop(process::refuse_huge_pages()),
                 // Carried out by whoever made this child.
                 ProcessStep::OomScoreAdj(_) | ProcessStep::Terminal(..) | ProcessStep::Stdin(_) => {
                 }

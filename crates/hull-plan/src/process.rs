@@ -38,6 +38,8 @@ pub enum ProcessStep<'a> {
     Stdin(Stdin),
     /// A descriptor that stays open in the program, by its number.
     Pass(i32),
+    /// Its memory is given in the smallest pages, whatever it asks for: what it does not touch takes no place.
+    SmallPages,
 }
 
 /// Capability sets, one bit per number.
@@ -82,6 +84,7 @@ mod tag {
     pub(super) const TERMINAL: u16 = 12;
     pub(super) const STDIN: u16 = 13;
     pub(super) const PASS: u16 = 14;
+    pub(super) const SMALL_PAGES: u16 = 15;
 }
 
 impl<'a> ProcessStep<'a> {
@@ -124,6 +127,7 @@ impl<'a> ProcessStep<'a> {
                 });
             }),
             ProcessStep::Pass(fd) => w.record(tag::PASS, |w| w.i32(fd)),
+            ProcessStep::SmallPages => w.record(tag::SMALL_PAGES, |_| ()),
         }
     }
 
@@ -159,6 +163,7 @@ impl<'a> ProcessStep<'a> {
                 }
             }),
             tag::PASS => ProcessStep::Pass(r.i32()?),
+            tag::SMALL_PAGES => ProcessStep::SmallPages,
             // Leaving out a step that we do not know could leave out a wall.
             _ => {
                 return Err(Malformed {
@@ -265,6 +270,7 @@ mod tests {
             ProcessStep::Terminal(24, 80),
             ProcessStep::Stdin(Stdin::Once),
             ProcessStep::Pass(7),
+            ProcessStep::SmallPages,
         ];
         let mut w = Writer::default();
         steps.iter().for_each(|step| step.encode(&mut w));

@@ -170,6 +170,11 @@ fn qemu(machine: &Machine, numbers: &[i32]) -> Result<Vec<u8>, Error> {
         ..Process::default()
     })?;
     let mut w = hull_plan::codec::Writer::default();
+    if !machine.kvm {
+        // QEMU asks for huge pages for all that a guest may use and for translated code. They make a processor's
+        // own guests faster; under emulation they only hold what was never touched.
+        ProcessStep::SmallPages.encode(&mut w);
+    }
     for &number in numbers {
         ProcessStep::Pass(number).encode(&mut w);
     }

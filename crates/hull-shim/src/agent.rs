@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ use hull_os::socket;
 use hull_os::spawn::{self, Program, Spawn};
 use hull_plan::codec::Writer;
 use hull_plan::frame::{
-    FILES, Frame, Guest, HIERARCHIES, Kind, LAYERS, SEED_BYTES, SHARES, TO_GUEST_BYTES_MAX, UPPER,
-    stream,
+    DIALED_COUNT, DIALED_MAX, DIALED_MIN, FILES, Frame, Guest, HIERARCHIES, Kind, LAYERS,
+    SEED_BYTES, SHARES, TO_GUEST_BYTES_MAX, UPPER, stream,
 };
 use hull_plan::message::{self, Event, Exit, Request};
 use hull_plan::plan::streams;
@@ -106,7 +106,10 @@ fn prepare() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     mount::chdir(c"/")?;
-    make_filesystem(c"cgroup2", c"/sys/fs/cgroup", none)
+    let groups = mount::Filesystem::open(c"cgroup2")?;
+    // Processes enter groups far more often here than they fork; a kernel before 6.0 knows no such choice.
+    let _ = groups.set_flag(c"favordynmods");
+    mount::attach_at(groups.mount(none)?.as_fd(), c"/sys/fs/cgroup")
 }
 
 /// The kernel's first root is left behind; what may be needed later comes along.
@@ -194,6 +197,11 @@ struct Agent {
     /// One process at our end of the streams.
     streams: Vec<Stream>,
     names: Option<UdpSocket>,
+    /// For questions whose answers are long.
+    long_names: Option<TcpListener>,
+    /// Those that came there.
+    dialed: Vec<Stream>,
+    next_dialed: u32,
     questions: BTreeMap<u16, Question>,
     next_question: u16,
     was_started: bool,
@@ -219,6 +227,9 @@ impl Agent {
             shim: None,
             streams: Vec::new(),
             names: None,
+            long_names: None,
+            dialed: Vec::new(),
+            next_dialed: 0,
             questions: BTreeMap::new(),
             next_question: 0,
             was_started: false,
@@ -238,7 +249,9 @@ impl Agent {
             fds.extend(self.channel.interest());
             fds.extend(self.shim.iter().map(|fd| PollFd::readable(fd.as_fd())));
             fds.extend(self.names.iter().map(|fd| PollFd::readable(fd.as_fd())));
-            for stream in &self.streams {
+            let long = self.long_names.iter();
+            fds.extend(long.map(|fd| PollFd::readable(fd.as_fd())));
+            for stream in self.streams.iter().chain(&self.dialed) {
                 stream.interests(&mut fds, self.channel.is_behind());
             }
             process::poll(&mut fds, None)?;
@@ -250,12 +263,14 @@ impl Agent {
                     self.hear(&frame);
                 }
             }
-            for stream in &mut self.streams {
+            for stream in self.streams.iter_mut().chain(&mut self.dialed) {
                 stream.turn(&fds, &mut self.channel, &mut buffer);
             }
             self.streams.retain(|stream| !stream.is_over());
+            self.dialed.retain(|stream| !stream.is_over());
             self.hear_shim(&fds, &mut buffer);
             self.ask_names(&fds, &mut buffer);
+            self.dial_names(&fds);
             self.finish();
         }
     }
@@ -290,6 +305,7 @@ impl Agent {
                 let _ = self
                     .streams
                     .iter_mut()
+                    .chain(&mut self.dialed)
                     .any(|stream| stream.hear(frame, channel));
             }
             _ => {}
@@ -354,6 +370,9 @@ impl Agent {
             let names = UdpSocket::bind(NAME_SERVER)?;
             names.set_nonblocking(true)?;
             self.names = Some(names);
+            let long = TcpListener::bind(NAME_SERVER)?;
+            long.set_nonblocking(true)?;
+            self.long_names = Some(long);
         }
         Ok(())
     }
@@ -579,6 +598,36 @@ impl Agent {
                 .insert(self.next_question, Question { from, id });
             buffer[..2].copy_from_slice(&self.next_question.to_be_bytes());
             self.channel.send(Kind::Name, 0, &buffer[..length]);
+        }
+    }
+
+    /// A question that comes as a stream is passed on as one.
+    fn dial_names(&mut self, fds: &[PollFd]) {
+        let Some(listener) = &self.long_names else {
+            return;
+        };
+        let number = listener.as_raw_fd();
+        if !fds
+            .iter()
+            .any(|e| e.descriptor() == number && e.ready() != 0)
+        {
+            return;
+        }
+        while let Ok((client, _)) = listener.accept() {
+            if self.dialed.len() >= DIALED_MAX || self.channel.is_behind() {
+                continue;
+            }
+            let number = DIALED_MIN + self.next_dialed;
+            self.next_dialed = (self.next_dialed + 1) % DIALED_COUNT;
+            let of = |which| stream(number, which);
+            let client = OwnedFd::from(client);
+            let ends = client
+                .try_clone()
+                .and_then(|clone| Stream::new(Some(clone), of(1), Some(client), of(0)));
+            if let Ok(ends) = ends {
+                self.channel.send(Kind::Dial, number, &[]);
+                self.dialed.push(ends);
+            }
         }
     }
 

@@ -11,13 +11,15 @@
 //! says what it may not is ended.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hull_os::process::{self, Ended, PollFd};
 use hull_os::socket;
-use hull_plan::frame::{self, FROM_GUEST_BYTES_MAX, Frame, Kind, SEED_BYTES};
+use hull_plan::frame::{
+    self, DIALED_COUNT, DIALED_MAX, DIALED_MIN, FROM_GUEST_BYTES_MAX, Frame, Kind, SEED_BYTES,
+};
 use hull_plan::message::{Event, Request, StartFailure, Target};
 use hull_plan::process::Stdin;
 use hull_plan::{Failure, Process};
@@ -33,6 +35,8 @@ const SETTLE_MS_MAX: u64 = 8_000;
 const CONSOLE_BYTES_MAX: usize = 2048;
 /// Address of the name server in the network namespace of QEMU.
 const NAME_SERVER: [u8; 4] = [127, 0, 0, 11];
+/// How long it may take to accept a connection: it is a process of this host.
+const DIAL_WAIT: Duration = Duration::from_millis(200);
 /// Bytes of a question to it or of an answer.
 const NAME_BYTES_MAX: usize = 4096;
 /// Exit code of a machine that ended without a word about its process.
@@ -47,6 +51,8 @@ pub(crate) struct Machine {
     /// What the agent gets at its start; nothing once it has.
     start: Vec<u8>,
     streams: Vec<(Target, Stream)>,
+    /// Streams to the name server.
+    dialed: Vec<Stream>,
     /// Processes by the numbers of their streams.
     next_number: u32,
     names: Option<UdpSocket>,
@@ -109,6 +115,7 @@ impl Machine {
             channel: Channel::new(agent, FROM_GUEST_BYTES_MAX),
             start: guest.to_vec(),
             streams,
+            dialed: Vec::new(),
             next_number: 1,
             names: None,
             console: Vec::new(),
@@ -146,6 +153,9 @@ impl Machine {
         for (_, stream) in self.streams.iter().filter(|_| self.is_up) {
             stream.interests(fds, is_behind || held_up);
         }
+        for stream in &self.dialed {
+            stream.interests(fds, is_behind);
+        }
         let names = self
             .names
             .iter()
@@ -174,6 +184,10 @@ impl Machine {
             stream.turn(fds, &mut self.channel, buffer);
         }
         self.streams.retain(|(_, stream)| !stream.is_over());
+        for stream in &mut self.dialed {
+            stream.turn(fds, &mut self.channel, buffer);
+        }
+        self.dialed.retain(|stream| !stream.is_over());
         self.answer_names(fds, buffer);
         if self.channel.is_broken && !was_broken {
             // Nothing that follows could be understood, and nothing is known of what it does.
@@ -205,8 +219,11 @@ impl Machine {
                 let _ = self
                     .streams
                     .iter_mut()
-                    .any(|(_, stream)| stream.hear(frame, channel));
+                    .map(|(_, stream)| stream)
+                    .chain(&mut self.dialed)
+                    .any(|stream| stream.hear(frame, channel));
             }
+            Kind::Dial => self.dial(frame.stream),
             Kind::Name => {
                 if let Some(names) = &self.names
                     && frame.payload.len() <= NAME_BYTES_MAX
@@ -216,6 +233,25 @@ impl Machine {
             }
             Kind::Done => self.is_done = true,
             _ => self.channel.is_broken = true,
+        }
+    }
+
+    /// Connects streams of the guest to the name server; they end at once where that cannot be.
+    fn dial(&mut self, number: u32) {
+        if !(DIALED_MIN..DIALED_MIN + DIALED_COUNT).contains(&number) {
+            self.channel.is_broken = true;
+            return;
+        }
+        let of = |which| frame::stream(number, which);
+        let connect = || -> io::Result<Stream> {
+            let names = self.names.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            let server = TcpStream::connect_timeout(&names.peer_addr()?, DIAL_WAIT)?;
+            let server = OwnedFd::from(server);
+            Stream::new(Some(server.try_clone()?), of(0), Some(server), of(1))
+        };
+        match connect() {
+            Ok(stream) if self.dialed.len() < DIALED_MAX => self.dialed.push(stream),
+            _ => self.channel.send(Kind::End, of(0), &[]),
         }
     }
 
@@ -374,6 +410,7 @@ impl Machine {
             stream.break_off();
         }
         self.streams.clear();
+        self.dialed.clear();
     }
 
     /// Ends QEMU where its time is over.

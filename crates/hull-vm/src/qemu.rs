@@ -30,8 +30,13 @@ const PROGRAMS: [&str; 3] = [
     "/usr/local/bin/qemu-system-x86_64",
     "/usr/libexec/qemu-kvm",
 ];
-/// Megabytes that translated code may take; more is faster and costs each machine that much.
-const TRANSLATED_MIB: u32 = 64;
+/// Megabytes that translated code may take at least. A boot fills them once; what runs later has room for what
+/// is in use.
+const TRANSLATED_MIB_MIN: u64 = 32;
+/// And at most.
+const TRANSLATED_MIB_MAX: u64 = 256;
+/// The part of a machine's memory that it may take: who gives more memory runs larger programs.
+const TRANSLATED_PART: u64 = 16;
 /// What the guest's kernel is told. Self-tests of its crypto take most of an emulated boot; a panic
 /// ends the machine.
 const KERNEL_WORDS: &str = "console=ttyS0 quiet loglevel=3 panic=-1 reboot=t cryptomgr.notests \
@@ -118,10 +123,8 @@ pub fn command(program: &Path, machine: &Machine) -> Vec<String> {
             plain(&mut put, "cpu", "host");
         }
         Accelerator::Tcg => {
-            put(
-                "accel",
-                format!("tcg,thread=multi,tb-size={TRANSLATED_MIB}"),
-            );
+            let mib = translated_mib(machine.memory_bytes);
+            put("accel", format!("tcg,thread=multi,tb-size={mib}"));
             // Five-level page tables cost emulated time and crash QEMU 7.2 now and then.
             plain(&mut put, "cpu", "max,la57=off");
         }
@@ -163,6 +166,12 @@ pub fn command(program: &Path, machine: &Machine) -> Vec<String> {
         );
     }
     words
+}
+
+/// Room for translated code: a part of the memory, since QEMU keeps what it ever translated until it is full.
+fn translated_mib(memory_bytes: u64) -> u64 {
+    let part = (memory_bytes >> 20) / TRANSLATED_PART;
+    part.clamp(TRANSLATED_MIB_MIN, TRANSLATED_MIB_MAX)
 }
 
 /// The machine and its memory, which file servers read and write too.

@@ -335,7 +335,8 @@ pub(super) async fn inspect(call: Call) -> Answer {
     let sizes = sizes(&call, std::slice::from_ref(&container)).await;
     let egress = call.engine().containers().egress(&container).await;
     let sizes = sizes.first().copied().flatten();
-    let shown = Inspect::show(&container, sizes, egress);
+    let memory = call.engine().containers().host_memory(&container).await;
+    let shown = Inspect::show(&container, sizes, egress).with_host_memory(memory);
     // From its first start on.
     if call.minor < MINOR_ALIASES_AS_GIVEN && container.started_ns != 0 {
         return json(&shown.with_own_aliases(&container));

@@ -329,6 +329,8 @@ pub(crate) struct WireMachine<'a> {
     reason: &'a str,
     memory: u64,
     cpus: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_memory: Option<u64>,
 }
 
 impl<'a> WireMachine<'a> {
@@ -340,6 +342,7 @@ impl<'a> WireMachine<'a> {
             reason: &machine.reason,
             memory: machine.memory_bytes,
             cpus: machine.cpus,
+            host_memory: None,
         }
     }
 }
@@ -420,6 +423,14 @@ impl<'a> Inspect<'a> {
 }
 
 impl Inspect<'_> {
+    /// With what its machine takes of the host's memory now.
+    pub(crate) fn with_host_memory(mut self, bytes: Option<u64>) -> Self {
+        if let Some(machine) = &mut self.machine {
+            machine.host_memory = bytes;
+        }
+        self
+    }
+
     /// As clients up to API 1.44 know it.
     pub(crate) fn with_own_aliases(mut self, container: &Container) -> Self {
         let own = [container.id.short(), container.hostname()];

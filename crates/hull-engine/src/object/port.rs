@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hull_model::SandboxId;
 use hull_model::port::PublishedPort;
 use hull_model::spec::{ContainerSpec, PortBinding};
+use hull_model::state::State;
 use hull_sandbox::KEY_RESOLVER_TCP;
 
 use crate::api::{Endpoint, PublishRequest};
@@ -154,7 +155,12 @@ impl Owner {
         };
         let target = target(&self.life);
         let mut unknown = Vec::new();
-        for kept in shim.get_mut().take_kept() {
+        let kept = shim.get_mut().take_kept();
+        if self.life.state == State::Starting && kept.iter().any(|k| k.key >= KEY_RESOLVER_TCP) {
+            // Its program may ask before its start is told, and who asks is known by the snapshot.
+            self.publish();
+        }
+        for kept in kept {
             if kept.key >= KEY_RESOLVER_TCP {
                 self.name_servers.add(&self.core, self.id, kept);
             } else if let Some(port) = port_of(&kept) {
