@@ -161,9 +161,9 @@ class Engine:
         used = cpu_s(shim)
         # By the guest's clock: how long it runs, and when the first process of the container began.
         asked = time.clock_gettime(time.CLOCK_BOOTTIME)
-        words = self.run(container, "cut -d. -f1,2 /proc/uptime | cut -d' ' -f1; cut -d' ' -f22 /proc/1/stat")
+        words = self.run(container, "echo clock $(cut -d' ' -f1 /proc/uptime) $(cut -d' ' -f22 /proc/1/stat)")
         asked = (asked + time.clock_gettime(time.CLOCK_BOOTTIME)) / 2
-        uptime, first = re.findall(rb"[0-9.]+", words[8:])[:2]
+        uptime, first = re.search(rb"clock ([0-9.]+) ([0-9]+)", words).groups()
         zero = asked - float(uptime)
         marks = [begun, max(begun, born_s(pid)), zero, zero + int(first) / 100, ended]
         stages = [(after - before) * 1000 for before, after in zip(marks, marks[1:])]

@@ -59,7 +59,7 @@ impl Containers<'_> {
         container.machine.as_ref()?;
         let pid = Some(container.pid).filter(|&pid| pid != 0)?;
         let asked = move || crate::machine::host_memory(pid);
-        self.0.jobs.run(Pool::Kernel, asked).await.ok()?
+        self.0.jobs.run(jobs::Pool::Kernel, asked).await.ok()?
     }
 
     /// What a container may reach outside, where that is limited.

@@ -345,6 +345,34 @@ pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable))
 }
 
+/// Words of a set of processors: as many as a kernel can be made for.
+const PROCESSOR_WORDS: usize = 8192 / 64;
+
+/// Keeps this process, and what it starts, to the first processor.
+///
+/// # Errors
+/// When it may not be used.
+pub fn use_first_processor() -> io::Result<()> {
+    let mut mask = [0u64; PROCESSOR_WORDS];
+    mask[0] = 1;
+    use_processors(&mask)
+}
+
+/// Lets this process, and what it starts, run on every processor that its group may use.
+///
+/// # Errors
+/// Never in practice.
+pub fn use_all_processors() -> io::Result<()> {
+    use_processors(&[u64::MAX; PROCESSOR_WORDS])
+}
+
+fn use_processors(mask: &[u64; PROCESSOR_WORDS]) -> io::Result<()> {
+    let size = std::mem::size_of_val(mask);
+    // SAFETY: the mask is valid for reads of its size.
+    let result = unsafe { libc::sched_setaffinity(0, size, mask.as_ptr().cast()) };
+    check(result.into()).map(drop)
+}
+
 /// Gives this process, and what it executes, no huge pages, even where it asks for them.
 ///
 /// # Errors

@@ -176,6 +176,8 @@ impl<'a> Sorted<'a> {
                     .map_err(|cause| Failure::system("descriptors", "pass a descriptor", &cause))?,
                 // A kernel without huge pages has only small ones.
                 ProcessStep::SmallPages => drop(process::refuse_huge_pages()),
+                // Its group decides anyway where it runs.
+                ProcessStep::AllProcessors => drop(process::use_all_processors()),
                 // Carried out by whoever made this child.
                 ProcessStep::OomScoreAdj(_) | ProcessStep::Terminal(..) | ProcessStep::Stdin(_) => {
                 }

@@ -40,6 +40,8 @@ pub enum ProcessStep<'a> {
     Pass(i32),
     /// Its memory is given in the smallest pages, whatever it asks for: what it does not touch takes no place.
     SmallPages,
+    /// It may run on every processor, where who made it keeps to one.
+    AllProcessors,
 }
 
 /// Capability sets, one bit per number.
@@ -85,6 +87,7 @@ mod tag {
     pub(super) const STDIN: u16 = 13;
     pub(super) const PASS: u16 = 14;
     pub(super) const SMALL_PAGES: u16 = 15;
+    pub(super) const ALL_PROCESSORS: u16 = 16;
 }
 
 impl<'a> ProcessStep<'a> {
@@ -128,6 +131,7 @@ impl<'a> ProcessStep<'a> {
             }),
             ProcessStep::Pass(fd) => w.record(tag::PASS, |w| w.i32(fd)),
             ProcessStep::SmallPages => w.record(tag::SMALL_PAGES, |_| ()),
+            ProcessStep::AllProcessors => w.record(tag::ALL_PROCESSORS, |_| ()),
         }
     }
 
@@ -164,6 +168,7 @@ impl<'a> ProcessStep<'a> {
             }),
             tag::PASS => ProcessStep::Pass(r.i32()?),
             tag::SMALL_PAGES => ProcessStep::SmallPages,
+            tag::ALL_PROCESSORS => ProcessStep::AllProcessors,
             // Leaving out a step that we do not know could leave out a wall.
             _ => {
                 return Err(Malformed {
@@ -271,6 +276,7 @@ mod tests {
             ProcessStep::Stdin(Stdin::Once),
             ProcessStep::Pass(7),
             ProcessStep::SmallPages,
+            ProcessStep::AllProcessors,
         ];
         let mut w = Writer::default();
         steps.iter().for_each(|step| step.encode(&mut w));

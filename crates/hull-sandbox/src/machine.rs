@@ -245,7 +245,12 @@ fn guest_plan(spec: &Spec, machine: &Machine) -> Result<Vec<u8>, Error> {
         // Whether it stays open is decided at our end of the channel.
         process.stdin = Stdin::Once;
     }
-    encoder.step(&Step::Process(&encode_process(&process)?));
+    let mut steps = encode_process(&process)?;
+    let mut w = hull_plan::codec::Writer::default();
+    // The agent keeps to one.
+    ProcessStep::AllProcessors.encode(&mut w);
+    steps.extend(w.finish());
+    encoder.step(&Step::Process(&steps));
     Ok(encoder.finish().plan)
 }
 

@@ -80,6 +80,9 @@ fn prepare() -> io::Result<()> {
     // The kernel's own limits are for a machine of users; these are what a container inherits elsewhere.
     process::set_rlimit(libc::RLIMIT_NOFILE, DESCRIPTORS_MAX, DESCRIPTORS_MAX)?;
     process::set_rlimit(libc::RLIMIT_NPROC, libc::RLIM_INFINITY, libc::RLIM_INFINITY)?;
+    // We and the shim inside work by turns. To wake each other on another processor costs an emulated guest more
+    // than all else of an exec. Programs run everywhere.
+    let _ = process::use_first_processor();
     fs::create_dir_all("/new")?;
     let none = mount::Attributes::none();
     // Devices are there before the modules, so that nothing of them is missed.
@@ -271,7 +274,9 @@ impl Agent {
             self.hear_shim(&fds, &mut buffer);
             self.ask_names(&fds, &mut buffer);
             self.dial_names(&fds);
+            self.channel.flush();
             self.finish();
+            self.channel.flush();
         }
     }
 
@@ -435,13 +440,13 @@ impl Agent {
 
     fn try_exec(&mut self, number: u32, id: &[u8; 32], steps: &[u8]) -> io::Result<()> {
         let process = Process::parse(steps)?;
-        let mut bytes = Vec::new();
+        let mut writer = Writer::default();
+        ProcessStep::AllProcessors.encode(&mut writer);
         if process.stdin() != Stdin::Closed {
             // The first one counts: our end of the stream is closed when the client's is.
-            let mut writer = Writer::default();
             ProcessStep::Stdin(Stdin::Once).encode(&mut writer);
-            bytes = writer.finish();
         }
+        let mut bytes = writer.finish();
         bytes.extend_from_slice(steps);
         let sealed = process::sealed_copy(c"hull-exec", &bytes, false)?;
         let (out, out_theirs) = socket::stream_pair()?;

@@ -189,6 +189,7 @@ impl Machine {
         }
         self.dialed.retain(|stream| !stream.is_over());
         self.answer_names(fds, buffer);
+        self.channel.flush();
         if self.channel.is_broken && !was_broken {
             // Nothing that follows could be understood, and nothing is known of what it does.
             self.kill();

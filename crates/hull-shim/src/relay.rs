@@ -19,6 +19,8 @@ use hull_plan::frame::{
 
 /// Bytes that may wait for the channel before streams are not read any more.
 const OUTBOX_BYTES_BEHIND: usize = 256 << 10;
+/// Bytes that are not kept for the end of a turn.
+const OUTBOX_BYTES_TOGETHER: usize = 16 << 10;
 /// Bytes that may wait at all: the largest frame twice. The other side that makes us answer and never reads
 /// is broken.
 const OUTBOX_BYTES_MAX: usize = 2 * TO_GUEST_BYTES_MAX;
@@ -55,13 +57,16 @@ impl Channel {
         (!self.is_broken).then(|| PollFd::new(self.fd.as_fd(), wanted))
     }
 
-    /// Queues a frame, and sends what can be sent.
+    /// Queues a frame. It is sent with others of the same turn: each write wakes the other side's processor, which
+    /// costs an emulated guest more than the frame.
     pub(crate) fn send(&mut self, kind: Kind, stream: u32, payload: &[u8]) {
         if self.is_broken {
             return;
         }
         frame::put(&mut self.outbox, kind, stream, payload);
-        self.flush();
+        if self.outbox.len() >= OUTBOX_BYTES_TOGETHER {
+            self.flush();
+        }
         if self.outbox.len() > OUTBOX_BYTES_MAX {
             self.is_broken = true;
             self.outbox = Vec::new();
@@ -322,6 +327,7 @@ mod tests {
         for _ in 0..sent {
             assert!(stream.hear(&frame, &mut channel));
         }
+        channel.flush();
         let length = process::read(theirs.as_fd(), &mut buffer).unwrap();
         let mut inbox = Inbox::new(64);
         inbox.push(&buffer[..length]);
