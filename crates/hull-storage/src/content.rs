@@ -4,7 +4,7 @@
 //! in `blobs/` is whole and durable: layers that a crash may have damaged are made again from it.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::PathBuf;
 
 use hull_model::Digest;
@@ -12,7 +12,8 @@ use hull_os::durable::Durability;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{At, Error, Result};
-use crate::store::{Discarded, Store, Temporary};
+use crate::layer::Joined;
+use crate::store::{Discarded, SPLIT_SUFFIX, Store, Temporary};
 
 /// SHA-256 over what goes by, and its length.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +122,54 @@ impl Write for BlobWriter<'_> {
     }
 }
 
+/// A blob that is open for reading, from its beginning to its end.
+#[derive(Debug)]
+pub struct BlobReader(Form);
+
+/// How a blob is stored.
+#[derive(Debug)]
+enum Form {
+    /// As it came.
+    Whole { file: File, size: u64 },
+    /// A plain tar, in the image of its layer and what that does not have. Checks itself.
+    Split(Box<Joined>),
+}
+
+impl BlobReader {
+    /// The number of its bytes.
+    pub fn size(&self) -> u64 {
+        match &self.0 {
+            Form::Whole { size, .. } => *size,
+            Form::Split(joined) => joined.size(),
+        }
+    }
+
+    /// Leaves out so many bytes.
+    pub fn skip(&mut self, count: u64) -> io::Result<()> {
+        match &mut self.0 {
+            Form::Whole { file, .. } => file.seek_relative(count.cast_signed()),
+            Form::Split(joined) => joined.skip(count),
+        }
+    }
+
+    /// Gives the bytes as they are: the caller checks them.
+    pub(crate) fn unchecked(mut self) -> Self {
+        if let Form::Split(joined) = &mut self.0 {
+            joined.unchecked();
+        }
+        self
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Form::Whole { file, .. } => file.read(buffer),
+            Form::Split(joined) => joined.read(buffer),
+        }
+    }
+}
+
 impl Store {
     /// Starts a new blob.
     pub fn blob_writer(&self) -> Result<BlobWriter<'_>> {
@@ -151,14 +200,21 @@ impl Store {
     ///
     /// # Errors
     /// `NotFound` when it is not there.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+    pub fn open_blob(&self, digest: &Digest) -> Result<BlobReader> {
         let path = self.blob_path(digest);
         match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing {
-                what: "blob",
-                digest: *digest,
-            }),
-            opened => opened.at("open blob", &path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let joined = self.open_split(digest)?.ok_or(Error::Missing {
+                    what: "blob",
+                    digest: *digest,
+                })?;
+                Ok(BlobReader(Form::Split(Box::new(joined))))
+            }
+            opened => {
+                let file = opened.at("open blob", &path)?;
+                let size = file.metadata().at("stat", &path)?.len();
+                Ok(BlobReader(Form::Whole { file, size }))
+            }
         }
     }
 
@@ -189,7 +245,10 @@ impl Store {
 
     /// The size of a blob; none when it is not there.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>> {
-        size_of(&self.blob_path(digest))
+        match size_of(&self.blob_path(digest))? {
+            None => self.split_size(digest),
+            size => Ok(size),
+        }
     }
 
     /// Whether a blob is there.
@@ -204,16 +263,26 @@ impl Store {
 
     /// Takes a blob's name away; its space is free when what is returned is dropped.
     pub fn discard_blob(&self, digest: &Digest) -> Result<Option<Discarded>> {
-        self.discard(&self.blob_path(digest))
+        match self.discard(&self.blob_path(digest))? {
+            None => self.discard(&self.split_path(digest)),
+            discarded => Ok(discarded),
+        }
     }
 
     /// All blobs, in the order of their digests. Files with other names are not ours to list.
     pub fn blobs(&self) -> Result<Vec<Blob>> {
         let mut blobs = Vec::new();
         for (name, size) in list(&self.blobs_dir())? {
-            if let Ok(digest) = format!("sha256:{name}").parse() {
-                blobs.push(Blob { digest, size });
-            }
+            let split = name.strip_suffix(SPLIT_SUFFIX);
+            let Ok(digest) = format!("sha256:{}", split.unwrap_or(&name)).parse() else {
+                continue;
+            };
+            let size = match split {
+                None => Some(size),
+                // Without its image it is nothing.
+                Some(_) => self.split_size(&digest)?,
+            };
+            blobs.extend(size.map(|size| Blob { digest, size }));
         }
         blobs.sort();
         Ok(blobs)
@@ -221,7 +290,7 @@ impl Store {
 
     pub(crate) fn publish_blob(&self, file: Temporary, blob: Blob) -> Result<()> {
         let path = self.blob_path(&blob.digest);
-        if size_of(&path)? == Some(blob.size) {
+        if self.blob_size(&blob.digest)? == Some(blob.size) {
             return Ok(());
         }
         file.publish(&path, Durability::Synced)?;

@@ -28,7 +28,7 @@ mod usage;
 mod verify;
 mod volume;
 
-pub use content::{Blob, BlobWriter, Expected, Hasher};
+pub use content::{Blob, BlobReader, BlobWriter, Expected, Hasher};
 pub use error::{Error, Result};
 pub use layer::{
     Compression, EntryFault, IngestOptions, LAYER_BYTES_MAX, Layer, PATH_BYTES_MAX, decompress,

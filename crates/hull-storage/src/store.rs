@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <root>/blobs/sha256/<hex>     blobs as they came, synced before they get their name
+//! <root>/blobs/sha256/<hex>.split  a plain tar without what the image of that name has of it
 //! <root>/layers/<hex>.erofs     one image per layer, named by its diff id, mode 0444
 //! <root>/layers/<hex>.ok        empty: the image of this name is synced, see `sync_layer`
 //! <root>/ingest/<n>.<what>      half-done work and what is on its way out, removed at the next open
@@ -27,6 +28,8 @@ const FILE_MODE: u32 = 0o444;
 /// How long the beginning of a blob waits for its rest.
 const PARTIAL_KEPT: Duration = Duration::from_secs(24 * 3600);
 const PARTIAL_SUFFIX: &str = ".partial";
+/// What follows the digest in the name of a tar that is split.
+pub(crate) const SPLIT_SUFFIX: &str = ".split";
 
 /// Blobs, layers and images below one folder. All methods block and may be called by any thread.
 ///
@@ -168,8 +171,9 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the beginning of a blob that is here whole, unless somebody still fills it.
-    pub(crate) fn remove_partial(&self, digest: &Digest) -> Result<()> {
+    /// Removes the beginning of a blob that is here whole, or not wanted any more, unless somebody
+    /// still fills it.
+    pub fn remove_partial(&self, digest: &Digest) -> Result<()> {
         let path = self.partial_path(digest);
         match fs::File::open(&path) {
             Ok(file) if file.try_lock().is_ok() => durable::remove_if_exists(&path)

@@ -9,7 +9,7 @@ use std::path::Path;
 use hull_model::Digest;
 
 use crate::error::{At, Result};
-use crate::store::Store;
+use crate::store::{SPLIT_SUFFIX, Store};
 
 /// The unit of a file's `st_blocks`, in bytes, whatever the file system's own is.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -44,8 +44,12 @@ impl Store {
             };
             sizes.into_iter().filter_map(digest).collect()
         };
+        let mut blobs = on_disk(&self.blobs_dir())?;
+        for (name, _) in &mut blobs {
+            name.truncate(name.trim_end_matches(SPLIT_SUFFIX).len());
+        }
         Ok(Usage {
-            blobs: digests(on_disk(&self.blobs_dir())?, ""),
+            blobs: digests(blobs, ""),
             layers: digests(on_disk(&self.layers_dir())?, ".erofs"),
             unfinished: on_disk(&self.ingest_dir())?
                 .iter()

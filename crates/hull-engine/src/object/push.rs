@@ -4,7 +4,7 @@
 //! layers gets them once, and keeps them.
 
 use std::collections::HashSet;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,8 +13,8 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use hull_model::{Digest, ErrorKind};
 use hull_registry::{Access, Error, Pieces, Registry, Repository, Source, Uploaded};
-use hull_storage::Blob;
 use hull_storage::image::{DOCUMENT_BYTES_MAX, ImageRecord, LayerRef, Reference};
+use hull_storage::{Blob, BlobReader};
 use tokio::sync::mpsc;
 
 use crate::api::{LayerStep, PushRequest, Transfer};
@@ -264,17 +264,23 @@ fn pieces(core: Arc<Core>, digest: Digest, offset: u64) -> Pieces {
     let (sender, pieces) = mpsc::channel(PIECES_MAX);
     // Ends with the blob, or with whoever reads it.
     tokio::spawn(async move {
-        let mut at = offset;
+        let mut opened = None;
         loop {
-            let job = core.clone();
+            let (job, reader) = (core.clone(), opened.take());
             let read = core
                 .jobs
-                .run(Pool::Disk, move || read_piece(&job, &digest, at))
+                .run(Pool::Disk, move || match reader {
+                    Some(reader) => read_piece(reader),
+                    None => read_piece(open_at(&job, &digest, offset)?),
+                })
                 .await;
             let piece = match read {
-                Ok(Ok(piece)) => Ok(piece),
+                Ok(Ok((piece, reader))) => {
+                    opened = Some(reader);
+                    Ok(piece)
+                }
                 Ok(Err(cause)) => Err(Error::Source(cause)),
-                Err(error) => Err(Error::Source(std::io::Error::other(error))),
+                Err(error) => Err(Error::Source(io::Error::other(error))),
             };
             let size = piece.as_ref().map_or(0, Bytes::len);
             let ended = piece.as_ref().is_ok_and(Bytes::is_empty);
@@ -282,19 +288,22 @@ fn pieces(core: Arc<Core>, digest: Digest, offset: u64) -> Pieces {
             if ended || sender.send(piece).await.is_err() || size == 0 {
                 return;
             }
-            at += size as u64;
         }
     });
     pieces
 }
 
-fn read_piece(core: &Core, digest: &Digest, at: u64) -> std::io::Result<Bytes> {
-    let mut file = core
-        .storage
-        .open_blob(digest)
-        .map_err(std::io::Error::other)?;
-    file.seek(SeekFrom::Start(at))?;
+fn open_at(core: &Core, digest: &Digest, offset: u64) -> io::Result<BlobReader> {
+    let opened = core.storage.open_blob(digest);
+    let mut reader = opened.map_err(io::Error::other)?;
+    reader.skip(offset)?;
+    Ok(reader)
+}
+
+fn read_piece(mut reader: BlobReader) -> io::Result<(Bytes, BlobReader)> {
     let mut bytes = Vec::with_capacity(READ_BYTES);
-    file.take(READ_BYTES as u64).read_to_end(&mut bytes)?;
-    Ok(Bytes::from(bytes))
+    (&mut reader)
+        .take(READ_BYTES as u64)
+        .read_to_end(&mut bytes)?;
+    Ok((Bytes::from(bytes), reader))
 }

@@ -22,7 +22,7 @@ pub use tree::{
     Children, DirectoryId, LeafId, NAMES_MAX, Node, SYMLINKS_FOLLOWED_MAX, TREE_BYTES_MAX, Tree,
     TreeFault,
 };
-pub use write::{FileBody, Finished, Writer};
+pub use write::{FileBody, Finished, Placed, Writer};
 
 pub use crate::tar::Timestamp;
 

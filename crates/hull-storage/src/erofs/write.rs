@@ -48,6 +48,26 @@ pub struct Finished {
     pub inodes: u64,
 }
 
+/// Where the contents of a file lie in the image.
+#[derive(Debug, Clone, Copy)]
+pub struct Placed {
+    /// The number of its inode.
+    pub nid: u64,
+    start: u64,
+    plain_bytes: u64,
+    tail: u64,
+}
+
+impl Placed {
+    /// Where the bytes from `offset` lie, and how many follow each other there at most.
+    pub fn extent(&self, offset: u64) -> (u64, u64) {
+        match offset.checked_sub(self.plain_bytes) {
+            None => (self.start + offset, self.plain_bytes - offset),
+            Some(behind) => (self.tail + behind, BLOCK_BYTES),
+        }
+    }
+}
+
 /// A block that is being filled with inodes.
 #[derive(Debug)]
 struct OpenBlock {
@@ -121,7 +141,7 @@ impl Writer {
         body.write_at(0, target)?;
         let mode = (attributes.mode | FileType::Symlink.mode_bits()).to_le_bytes();
         body.inode[4..6].copy_from_slice(&mode);
-        body.finish()
+        Ok(body.finish()?.nid)
     }
 
     /// Writes a device, pipe or socket and returns the number of its inode.
@@ -331,9 +351,15 @@ impl FileBody<'_> {
         Ok(())
     }
 
-    /// Writes the inode and returns its number.
-    pub fn finish(self) -> Result<u64> {
-        self.writer.place_inode(&self.inode)
+    /// Writes the inode; returns where it and the contents are.
+    pub fn finish(self) -> Result<Placed> {
+        let nid = self.writer.place_inode(&self.inode)?;
+        Ok(Placed {
+            nid,
+            start: self.start,
+            plain_bytes: self.plain_bytes,
+            tail: nid * SLOT_BYTES + self.tail_at as u64,
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 //! makes it: old and new loaders each find their own index.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use hull_model::Digest;
 use serde_json::Map;
@@ -11,7 +11,7 @@ use super::{
     Descriptor, DockerImage, INDEX_TYPES, ImageRecord, Index, MANIFEST_TYPES, Reference, to_json,
 };
 use crate::content::Blob;
-use crate::error::{At, Error, Result};
+use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::tar::{Entry, EntryKind, Timestamp, Writer};
 
@@ -128,14 +128,11 @@ impl<W: Write> Archive<W> {
     }
 
     fn blob(&mut self, store: &Store, blob: Blob) -> Result<()> {
-        let file = store.open_blob(&blob.digest)?;
-        let path = store.blob_path(&blob.digest);
-        let size = file.metadata().at("stat", &path)?.len();
+        let bytes = store.open_blob(&blob.digest)?;
+        let size = bytes.size();
         let name = format!("blobs/sha256/{}", blob.digest.hex());
         let entry = entry(&name, EntryKind::File, 0o644, size);
-        self.writer
-            .append(&entry, file.take(size))
-            .map_err(output_error)
+        self.writer.append(&entry, bytes).map_err(output_error)
     }
 }
 

@@ -10,8 +10,7 @@
 //! - Attributes of overlayfs itself are not for images to set; those that Linux does not know are
 //!   left out and counted.
 
-use std::io::BufRead;
-
+use super::split::Noted;
 use crate::erofs::{
     Attributes, FileType, Finished, NAME_BYTES_MAX, TARGET_BYTES_MAX, Tree, TreeFault, Writer,
     device_number, xattr_is_known,
@@ -78,7 +77,7 @@ impl Builder {
     }
 
     /// Adds an entry; the archive stands before its data.
-    pub(super) fn add<R: BufRead>(&mut self, entry: &Entry, archive: &mut Reader<R>) -> Result<()> {
+    pub(super) fn add(&mut self, entry: &Entry, archive: &mut Reader<Noted>) -> Result<()> {
         let refuse = |cause| Error::Entry {
             path: lossy(&entry.path),
             cause,
@@ -142,10 +141,10 @@ impl Builder {
         Ok((self.writer.finish(&self.tree, uuid)?, self.skipped_xattrs))
     }
 
-    fn write_inode<R: BufRead>(
+    fn write_inode(
         &mut self,
         entry: &Entry,
-        archive: &mut Reader<R>,
+        archive: &mut Reader<Noted>,
     ) -> Result<(FileType, u64)> {
         let refuse = |cause| Error::Entry {
             path: lossy(&entry.path),
@@ -165,10 +164,20 @@ impl Builder {
             EntryKind::Fifo => (FileType::Fifo, (0, 0)),
             EntryKind::File | EntryKind::Directory | EntryKind::HardLink(_) => {
                 let mut body = self.writer.file(&attributes, entry.size)?;
+                let mut pieces: Vec<(u64, u64)> = Vec::new();
+                archive.input_mut().set_in_contents(true);
                 while let Some((offset, bytes)) = archive.next_data()? {
                     body.write_at(offset, bytes)?;
+                    let end = offset + bytes.len() as u64;
+                    match pieces.last_mut() {
+                        Some(last) if last.1 == offset => last.1 = end,
+                        _ => pieces.push((offset, end)),
+                    }
                 }
-                return Ok((FileType::File, body.finish()?));
+                let placed = body.finish()?;
+                archive.input_mut().set_in_contents(false);
+                archive.input_mut().placed(&pieces, &placed);
+                return Ok((FileType::File, placed.nid));
             }
         };
         let (major, minor) = device;

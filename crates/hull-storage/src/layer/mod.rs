@@ -3,17 +3,20 @@
 //! ```text
 //!            thread of its own                     |  the caller's thread
 //! stream -> hash, keep blob -> decompress -> chunks -> hash -> tar entries -> EROFS image
+//!                                                                          -> rest of a plain tar
 //! ```
 //!
 //! The image gets its name only when both digests are what was promised. It is not synced then:
 //! that is for [`Store::sync_layer`], in the background. After an unclean boot the images that
-//! [`Store::unsynced_layers`] lists are removed and made again from their blobs.
+//! [`Store::unsynced_layers`] lists are removed and made again from their blobs. Only the image of
+//! a plain tar is synced at once: with what [`split`] keeps of the tar it is the blob itself.
 
 mod build;
 mod source;
+mod split;
 
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc;
 use std::thread;
@@ -21,7 +24,7 @@ use std::thread;
 use hull_model::Digest;
 use hull_os::durable::{self, Durability};
 
-use crate::content::{Blob, Expected, Hasher, list, size_of};
+use crate::content::{Blob, Expected, list, size_of};
 use crate::erofs;
 use crate::error::{At, Error, Result};
 use crate::store::{Discarded, Partial, Store, Temporary};
@@ -32,6 +35,8 @@ pub use build::{EntryFault, PATH_BYTES_MAX};
 pub(crate) use source::peek;
 use source::{Chunks, Source};
 pub use source::{Compression, decompress};
+pub(crate) use split::Joined;
+use split::{Noted, SplitWriter};
 
 /// Uncompressed size of one layer, in bytes: above it, it is a bomb or a mistake.
 pub const LAYER_BYTES_MAX: u64 = 1 << 40;
@@ -90,11 +95,16 @@ impl Store {
     /// that cannot be; `LimitReached` when it exceeds a named limit or the disk is full. Nothing
     /// is kept then.
     pub fn ingest_layer(&self, stream: impl Read + Send, options: &IngestOptions) -> Result<Layer> {
-        let blob_file = options
-            .keep_blob
-            .then(|| self.temporary("blob"))
-            .transpose()?;
-        self.ingest(Source::new(stream, blob_file), options)
+        if !options.keep_blob {
+            return self.ingest(Source::new(stream, None), None, options);
+        }
+        let (compression, stream) = peek(stream, "layer")?;
+        if compression.is_of_layers() && compression != Compression::None {
+            let source = Source::new(stream, Some(self.temporary("blob")?));
+            return self.ingest(source, None, options);
+        }
+        let split = SplitWriter::new(self.temporary("split")?)?;
+        self.ingest(Source::new(stream, None), Some(split), options)
     }
 
     /// Turns a blob into a layer of which the beginning is there and the rest comes.
@@ -109,16 +119,21 @@ impl Store {
         rest: impl Read + Send,
         options: &IngestOptions,
     ) -> Result<Layer> {
-        self.ingest(Source::resumed(rest, partial)?, options)
+        self.ingest(Source::resumed(rest, partial)?, None, options)
     }
 
-    fn ingest<R: Read + Send>(&self, source: Source<R>, options: &IngestOptions) -> Result<Layer> {
+    fn ingest<R: Read + Send>(
+        &self,
+        source: Source<R>,
+        split: Option<SplitWriter>,
+        options: &IngestOptions,
+    ) -> Result<Layer> {
         let image = self.temporary("erofs")?;
         let (full_sender, full) = mpsc::sync_channel(CHUNKS_MAX);
         let (empty, empty_receiver) = mpsc::channel();
         let (received, built) = thread::scope(|scope| {
             let receiving = scope.spawn(move || receive(source, &full_sender, &empty_receiver));
-            let built = build_image(Chunks::new(full, empty), &image);
+            let built = build_image(Noted::new(Chunks::new(full, empty), split), &image);
             let received = receiving.join();
             (
                 received.unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
@@ -127,7 +142,7 @@ impl Store {
         });
         // When the stream broke, whatever was built of it failed for that reason.
         let received = received?;
-        let mut layer = built?;
+        let (mut layer, split) = built?;
         layer.compression = received.compression;
         if let Some(blob) = received.blob {
             layer.blob = blob;
@@ -148,7 +163,12 @@ impl Store {
             layer.blob_created = !self.has_blob(&layer.blob.digest)?;
             self.publish_blob(file, layer.blob)?;
         }
+        let file = image.file.try_clone();
+        let file = file.at("duplicate descriptor of", &image.path)?;
         self.publish_image(image, &mut layer)?;
+        if let Some(split) = split {
+            layer.blob_created = self.publish_split(split, file, &layer)?;
+        }
         Ok(layer)
     }
 
@@ -225,15 +245,25 @@ impl Store {
     /// Takes a layer's name away; its space is free when what is returned is dropped and it is
     /// mounted nowhere.
     pub fn discard_layer(&self, diff_id: &Digest) -> Result<Option<Discarded>> {
-        // The mark goes first: an image without mark is only unsynced, a mark alone would lie.
-        let mark = self.mark_path(diff_id);
-        durable::remove_if_exists(&mark).at("remove layer mark", &mark)?;
+        // What promises something of the image goes first: an image without mark is only unsynced,
+        // a mark alone would lie.
+        for promise in [self.split_path(diff_id), self.mark_path(diff_id)] {
+            durable::remove_if_exists(&promise).at("remove layer mark", &promise)?;
+        }
         self.discard(&self.layer_path(diff_id))
     }
 
     /// All layers, in the order of their diff ids.
     pub fn layers(&self) -> Result<Vec<Digest>> {
-        self.layer_names(".erofs")
+        let files = list(&self.layers_dir())?;
+        let stems = files
+            .iter()
+            .filter_map(|(name, _)| name.strip_suffix(".erofs"));
+        let mut digests: Vec<Digest> = stems
+            .filter_map(|stem| format!("sha256:{stem}").parse().ok())
+            .collect();
+        digests.sort();
+        Ok(digests)
     }
 
     /// Makes a layer durable; after this it survives a crash of the host.
@@ -253,14 +283,13 @@ impl Store {
 
     /// Whether a layer was made durable.
     pub fn is_synced(&self, diff_id: &Digest) -> bool {
-        self.mark_path(diff_id).exists()
+        self.mark_path(diff_id).exists() || self.is_split(diff_id)
     }
 
     /// The layers that were never made durable: not to be trusted after an unclean boot.
     pub fn unsynced_layers(&self) -> Result<Vec<Digest>> {
-        let synced = self.layer_names(".ok")?;
         let mut layers = self.layers()?;
-        layers.retain(|diff_id| synced.binary_search(diff_id).is_err());
+        layers.retain(|diff_id| !self.is_synced(diff_id));
         Ok(layers)
     }
 
@@ -269,6 +298,10 @@ impl Store {
     /// # Errors
     /// `NotFound` when the blob is not there; then the old image is left as it is.
     pub fn remake_layer(&self, diff_id: &Digest, blob: &Blob) -> Result<()> {
+        // Then it was synced before, and is the only place where its blob is.
+        if self.is_split(diff_id) {
+            return self.sync_layer(diff_id);
+        }
         let stream = self.open_blob(&blob.digest)?;
         self.remove_layer(diff_id)?;
         let blob = Expected::from(*blob);
@@ -279,18 +312,6 @@ impl Store {
         };
         self.ingest_layer(stream, &options)?;
         self.sync_layer(diff_id)
-    }
-
-    fn layer_names(&self, suffix: &str) -> Result<Vec<Digest>> {
-        let files = list(&self.layers_dir())?;
-        let stems = files
-            .iter()
-            .filter_map(|(name, _)| name.strip_suffix(suffix));
-        let mut digests: Vec<Digest> = stems
-            .filter_map(|stem| format!("sha256:{stem}").parse().ok())
-            .collect();
-        digests.sort();
-        Ok(digests)
     }
 
     fn mark_path(&self, diff_id: &Digest) -> std::path::PathBuf {
@@ -328,50 +349,38 @@ fn receive<R: Read + Send>(
     }
 }
 
-fn build_image(chunks: Chunks, image: &Temporary) -> Result<Layer> {
+fn build_image(input: Noted, image: &Temporary) -> Result<(Layer, Option<Temporary>)> {
     let output = image
         .file
         .try_clone()
         .at("duplicate descriptor of", &image.path)?;
     let writer = erofs::Writer::new(output, image.path.clone());
-    let mut archive = tar::Reader::new(chunks);
+    let mut archive = tar::Reader::new(input);
     let mut builder = build::Builder::new(writer);
     while let Some(entry) = archive.next_entry()? {
         builder.add(&entry, &mut archive)?;
     }
-    let (diff_id, tar_size) = drain(archive.into_inner())?;
+    let mut rest = archive.into_inner();
+    // What follows the end of the archive counts for the digest.
+    io::copy(&mut rest, &mut io::sink()).map_err(|cause| Error::Input {
+        what: "layer",
+        cause,
+    })?;
+    let (blob, split) = rest.finish()?;
+    let (diff_id, tar_size) = (blob.digest, blob.size);
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&diff_id.as_bytes()[..16]);
     let (finished, skipped_xattrs) = builder.finish(uuid)?;
-    Ok(Layer {
+    let layer = Layer {
         diff_id,
         tar_size,
-        blob: Blob {
-            digest: diff_id,
-            size: tar_size,
-        },
+        blob,
         compression: Compression::None,
         image_size: finished.bytes,
         inodes: finished.inodes,
         skipped_xattrs,
         created: false,
         blob_created: false,
-    })
-}
-
-/// Reads what follows the end of the archive: it counts for the digest.
-fn drain(mut chunks: Chunks) -> Result<(Digest, u64)> {
-    loop {
-        let len = chunks
-            .fill_buf()
-            .map_err(|cause| Error::Input {
-                what: "layer",
-                cause,
-            })?
-            .len();
-        if len == 0 {
-            return Ok(Hasher::finish(chunks.into_hasher()));
-        }
-        chunks.consume(len);
-    }
+    };
+    Ok((layer, split))
 }

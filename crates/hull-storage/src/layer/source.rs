@@ -63,7 +63,7 @@ impl Compression {
     }
 
     /// Whether a layer may be stored and sent on like this; OCI knows no other forms.
-    fn is_of_layers(self) -> bool {
+    pub(super) fn is_of_layers(self) -> bool {
         !matches!(self, Compression::Xz | Compression::Bzip2)
     }
 
@@ -437,6 +437,11 @@ impl Chunks {
         }
     }
 
+    /// What the last look found and nobody took.
+    pub(super) fn available(&self) -> &[u8] {
+        &self.current[self.position..]
+    }
+
     pub(super) fn into_hasher(self) -> Hasher {
         self.hasher
     }
@@ -457,7 +462,7 @@ impl BufRead for Chunks {
                 self.current = chunk;
             }
         }
-        Ok(&self.current[self.position..])
+        Ok(self.available())
     }
 
     fn consume(&mut self, len: usize) {
@@ -467,9 +472,7 @@ impl BufRead for Chunks {
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let len = available.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&available[..len]);
+        let len = self.fill_buf()?.read(buffer)?;
         self.consume(len);
         Ok(len)
     }

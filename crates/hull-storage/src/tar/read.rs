@@ -219,6 +219,11 @@ impl<R: BufRead> Reader<R> {
         Ok(Some((at, &available[..len as usize])))
     }
 
+    /// What it reads from; what comes next there is known to the reader only.
+    pub(crate) fn input_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// The input after the archive's end or in the middle of it.
     pub fn into_inner(mut self) -> R {
         self.give_back();

@@ -1,10 +1,7 @@
 //! Images: archives as docker and OCI tools make them, there and back again.
 
 use std::fs;
-use std::io::Write;
 
-use flate2::Compression as Level;
-use flate2::write::GzEncoder;
 use hull_model::{Digest, ErrorKind};
 use hull_storage::image::{
     Descriptor, Empty, ImageConfig, ImportOptions, LayerRef, LoadOptions, Platform, Reference,
@@ -13,13 +10,7 @@ use hull_storage::image::{
 use hull_storage::{Blob, Hasher, Result, Store};
 use serde_json::{Value, json};
 
-use crate::support::{Archive, Scratch, assert_no_leftovers, chain, run, text};
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
+use crate::support::{Archive, Scratch, assert_no_leftovers, chain, gzip, run, text};
 
 fn layer(name: &str) -> Vec<u8> {
     Archive::new().file(name, name.as_bytes()).end()

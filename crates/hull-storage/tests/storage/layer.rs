@@ -2,18 +2,16 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::Path;
 
-use flate2::Compression as Level;
-use flate2::write::GzEncoder;
 use hull_storage::tar::{Entry, EntryKind, Timestamp};
 use hull_storage::{Compression, Expected, IngestOptions, Store};
 
 use crate::support::{
-    Archive, Mounts, Scratch, assert_no_leftovers, assert_same, fsck, ingest, keep, listing,
+    Archive, Mounts, Scratch, assert_no_leftovers, assert_same, fsck, gzip, ingest, keep, listing,
     read_listing, run, text, xattrs,
 };
 
@@ -428,11 +426,6 @@ fn the_same_tar_gives_the_same_bytes_however_it_is_compressed() {
         .link("d/l", "a")
         .end();
     let (first, second) = archive.split_at(archive.len() / 2);
-    let gzip = |bytes: &[u8]| {
-        let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    };
     let members = [gzip(first), gzip(second)].concat();
     let frames = [
         zstd::encode_all(first, 3).unwrap(),
@@ -537,7 +530,7 @@ fn root_attributes_and_times_before_1970_come_through() {
 fn layers_are_durable_only_when_synced_and_blobs_make_them_again() {
     let scratch = Scratch::new();
     let store = scratch.store("store");
-    let archive = Archive::new().file("a", &pattern(10_000)).end();
+    let archive = gzip(&Archive::new().file("a", &pattern(10_000)).end());
     let layer = ingest(&store, &archive).unwrap();
     assert!(layer.created && layer.blob_created);
     assert_eq!(store.unsynced_layers().unwrap(), [layer.diff_id]);
@@ -587,7 +580,8 @@ fn threads_that_ingest_the_same_layer_both_succeed() {
 fn opening_a_store_removes_half_done_work_and_verify_finds_damage() {
     let scratch = Scratch::new();
     let store = scratch.store("store");
-    let layer = ingest(&store, &Archive::new().file("a", b"x").dir("d").end()).unwrap();
+    let archive = gzip(&Archive::new().file("a", b"x").dir("d").end());
+    let layer = ingest(&store, &archive).unwrap();
     store.sync_layer(&layer.diff_id).unwrap();
     fs::write(store.root().join("ingest/7.blob"), "half").unwrap();
     let store = scratch.store("store");
@@ -625,4 +619,106 @@ fn opening_a_store_removes_half_done_work_and_verify_finds_damage() {
         found.iter().any(|line| line.contains("marked as durable")),
         "{found:?}"
     );
+}
+
+/// What a blob gives, and whether it is stored as it is.
+fn given(store: &Store, digest: &hull_model::Digest) -> (std::io::Result<Vec<u8>>, bool) {
+    let mut bytes = Vec::new();
+    let read = store.open_blob(digest).unwrap().read_to_end(&mut bytes);
+    let path = store.root().join("blobs/sha256").join(digest.hex());
+    (read.map(|_| bytes), path.exists())
+}
+
+#[test]
+fn a_plain_tar_is_stored_once_and_comes_out_to_the_byte() {
+    let scratch = Scratch::new();
+    let tree = scratch.dir("tree");
+    make_tree(&tree);
+    fs::write(tree.join("large"), pattern(1 << 20)).unwrap();
+    let store = scratch.store("store");
+    let pax = ["--format=posix", "--xattrs", "--xattrs-include=*"];
+    let sparse = [pax[0], pax[1], pax[2], "--sparse", "--sparse-version=1.0"];
+    for options in [&pax[..], &["--format=gnu", "--sparse"], &sparse] {
+        let archive = scratch.path("archive.tar");
+        pack(&tree, &archive, options);
+        let mut bytes = fs::read(&archive).unwrap();
+        // What comes behind the end, and names that come twice.
+        bytes.extend_from_slice(&pattern(5000));
+        let layer = ingest(&store, &bytes).unwrap();
+        assert!(layer.created && layer.blob_created);
+        let (tar, whole) = given(&store, &layer.diff_id);
+        assert_eq!((tar.unwrap() == bytes, whole), (true, false), "{options:?}");
+        assert_eq!(store.unsynced_layers().unwrap(), []);
+        let kept = store.usage().unwrap().blobs[&layer.diff_id];
+        assert!(kept < 64 << 10, "{kept} bytes of {}", bytes.len());
+        for skipped in [1, 511, 70_000, bytes.len() - 1, bytes.len()] {
+            let (mut reader, mut rest) = (store.open_blob(&layer.diff_id).unwrap(), Vec::new());
+            assert_eq!(reader.size(), bytes.len() as u64);
+            reader.skip(skipped as u64).unwrap();
+            reader.read_to_end(&mut rest).unwrap();
+            assert!(rest == bytes[skipped..], "{skipped}");
+        }
+        let again = ingest(&store, &bytes).unwrap();
+        assert!(!again.created && !again.blob_created);
+    }
+    let twice = Archive::new().file("a", &pattern(9000)).file("a", b"short");
+    let twice = twice
+        .file(".wh.gone", b"contents")
+        .file(".wh..wh.plnk/x", b"note");
+    let twice = twice.dir("d").file("a", &[0; 20_000]).end();
+    let layer = ingest(&store, &twice).unwrap();
+    assert!(given(&store, &layer.diff_id).0.unwrap() == twice);
+    assert_eq!(store.verify().unwrap().len(), 0);
+    assert_no_leftovers(&store);
+
+    assert!(store.remove_blob(&layer.diff_id).unwrap());
+    assert!(store.has_layer(&layer.diff_id).unwrap() && !store.has_blob(&layer.diff_id).unwrap());
+    assert!(ingest(&store, &twice).unwrap().blob_created);
+    assert!(store.remove_layer(&layer.diff_id).unwrap());
+    assert!(!store.has_blob(&layer.diff_id).unwrap());
+    assert_eq!(store.verify().unwrap().len(), 0);
+}
+
+#[test]
+fn a_tar_whose_image_is_another_versions_is_kept_whole_and_damage_is_found() {
+    let scratch = Scratch::new();
+    let store = scratch.store("store");
+    let archive = Archive::new().file("a", &pattern(50_000)).end();
+    let layer = ingest(&store, &gzip(&archive)).unwrap();
+    let image = store.layer_path(&layer.diff_id);
+    let shift = |by: usize| {
+        let mut bytes = fs::read(&image).unwrap();
+        bytes[4096..4096 + 32_768].rotate_left(by);
+        fs::remove_file(&image).unwrap();
+        fs::write(&image, bytes).unwrap();
+    };
+    shift(1);
+    assert!(ingest(&store, &archive).unwrap().blob_created);
+    let (tar, whole) = given(&store, &layer.diff_id);
+    assert!(tar.unwrap() == archive && whole);
+
+    shift(32_767);
+    assert!(store.remove_blob(&layer.diff_id).unwrap());
+    assert!(ingest(&store, &archive).unwrap().blob_created);
+    let (tar, whole) = given(&store, &layer.diff_id);
+    assert!(tar.unwrap() == archive && !whole);
+    assert_eq!(store.verify().unwrap().len(), 0);
+    shift(1);
+    let (tar, _) = given(&store, &layer.diff_id);
+    assert!(tar.unwrap_err().to_string().contains("another digest"));
+    assert_eq!(store.verify().unwrap().len(), 1);
+    fs::remove_file(&image).unwrap();
+    assert!(!store.has_blob(&layer.diff_id).unwrap());
+    let found: Vec<String> = store
+        .verify()
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        found.iter().any(|line| line.contains("does not belong")),
+        "{found:?}"
+    );
+    assert!(ingest(&store, &archive).unwrap().created);
+    assert_eq!(store.verify().unwrap().len(), 0);
 }

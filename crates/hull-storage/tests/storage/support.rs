@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use flate2::Compression as Level;
+use flate2::write::GzEncoder;
 use hull_model::Digest;
 use hull_storage::erofs::{Damage, FileType};
 use hull_storage::tar::{Entry, EntryKind, Timestamp, Writer};
@@ -135,6 +137,12 @@ pub(crate) fn keep() -> IngestOptions {
 
 pub(crate) fn ingest(store: &Store, archive: &[u8]) -> Result<Layer> {
     store.ingest_layer(archive, &keep())
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Level::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// Builds an archive entry by entry.

@@ -18,6 +18,9 @@ const BOOT: &str = "boot";
 
 /// Syncs layers when there is time for it. The caller holds `sweep` shared.
 pub(super) async fn sync_later(core: &Arc<Core>, layers: Vec<Digest>) {
+    if layers.is_empty() {
+        return;
+    }
     // A layer that goes meanwhile must not leave a mark.
     let held = core.images.sweep.clone().read_owned().await;
     let core = core.clone();

@@ -137,6 +137,11 @@ fn discard(core: &Core, scope: &Scope) -> Result<Vec<Discarded>> {
         }
         let gone = core.storage.discard_blob(blob);
         discarded.extend(gone.map_err(storage_error("remove a blob"))?);
+        if let Scope::Parts(_) = scope {
+            // A sweep after a failed pull may have come first, and kept what was removed on purpose.
+            let gone = core.storage.remove_partial(blob);
+            gone.map_err(storage_error("remove the beginning of a blob"))?;
+        }
     }
     Ok(discarded)
 }
