@@ -14,7 +14,11 @@ static STORE: LazyLock<Store> = LazyLock::new(|| {
 });
 
 fuzz_target!(|stream: &[u8]| {
-    let Ok(layer) = STORE.ingest_layer(stream, &IngestOptions::default()) else {
+    let options = IngestOptions {
+        keep_blob: true,
+        ..IngestOptions::default()
+    };
+    let Ok(layer) = STORE.ingest_layer(stream, &options) else {
         return;
     };
     let reader = STORE
@@ -23,6 +27,12 @@ fuzz_target!(|stream: &[u8]| {
     reader
         .walk::<Damage>(|item| reader.xattrs(item.inode).map(drop))
         .expect("what we wrote can be read");
+    STORE
+        .read_blob(&layer.blob.digest, layer.blob.size, "blob")
+        .expect("what came comes out again");
+    STORE
+        .remove_blob(&layer.blob.digest)
+        .expect("remove the blob");
     STORE
         .remove_layer(&layer.diff_id)
         .expect("remove the image");

@@ -4,21 +4,21 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 
+use hull_storage::Store;
 use hull_storage::erofs::Damage;
 use hull_storage::image::{ImageConfig, Index, LoadOptions, Manifest, Reference, SavedImage};
 use hull_storage::tar::Reader;
-use hull_storage::{IngestOptions, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::support::{Random, Scratch, assert_no_leftovers};
+use crate::support::{Random, Scratch, assert_no_leftovers, keep};
 
 /// Changed copies of each input: enough to reach every parser, quick enough for every run.
 const CHANGES: usize = 60;
 
-/// Whether the stream is a layer; if so, our reader must read it and `fsck` of ours agree.
+/// Whether the stream is a layer; if so, our reader must read it and give the blob back.
 fn check(store: &Store, stream: &[u8], what: &str) -> bool {
-    let Ok(layer) = store.ingest_layer(stream, &IngestOptions::default()) else {
+    let Ok(layer) = store.ingest_layer(stream, &keep()) else {
         return false;
     };
     let reader = store
@@ -26,6 +26,9 @@ fn check(store: &Store, stream: &[u8], what: &str) -> bool {
         .unwrap_or_else(|e| panic!("{what}: {e}"));
     let walked = reader.walk::<Damage>(|item| reader.xattrs(item.inode).map(drop));
     walked.unwrap_or_else(|e| panic!("{what}: {e}"));
+    let blob = store.read_blob(&layer.blob.digest, layer.blob.size, "blob");
+    blob.unwrap_or_else(|e| panic!("{what}: {e}"));
+    store.remove_blob(&layer.blob.digest).unwrap();
     store.remove_layer(&layer.diff_id).unwrap();
     true
 }
