@@ -19,9 +19,13 @@ use tokio::net::{TcpStream, UnixStream};
 /// Seconds between two looks at whether a client that says nothing is still there.
 const VANISHED_CHECK_S: u64 = 2;
 
-/// Pause between two looks at whether the client has read an answer's head, and how many there are.
-const HEAD_LOOK_PAUSE: Duration = Duration::from_millis(1);
+/// Pause between two looks at whether the client has read what was written.
+const READ_LOOK_PAUSE: Duration = Duration::from_millis(1);
+/// Looks at whether it has read the head of an answer.
 const HEAD_LOOKS_MAX: u32 = 1000;
+/// Looks at whether it has read the last output: with dockerd the end of a container is told at least 50 ms
+/// after its last output, the time that it takes to take the network down.
+const OUTPUT_LOOKS_MAX: u32 = 100;
 
 /// One connection; clones are the same connection.
 #[derive(Debug, Clone)]
@@ -74,14 +78,26 @@ impl Client {
     /// (docker-py does): what came with the head is lost to them. With dockerd it never does, since
     /// that takes so much longer to have something to say.
     pub(crate) async fn has_read_head(&self) {
+        self.has_read(HEAD_LOOKS_MAX).await;
+    }
+
+    /// Waits, for a while, until the client has read all output that was written to it.
+    ///
+    /// Many programs attach, wait for the end and then look at what has come. A busy one finds the output and the
+    /// answer of its wait at the same moment, and may read the answer first: so that is sent later.
+    pub(crate) async fn has_read_output(&self) {
+        self.has_read(OUTPUT_LOOKS_MAX).await;
+    }
+
+    async fn has_read(&self, looks: u32) {
         let Stream::Unix(stream) = &*self.0 else {
             return;
         };
-        for _ in 0..HEAD_LOOKS_MAX {
+        for _ in 0..looks {
             if has_read_all(stream.as_fd()) {
                 return;
             }
-            tokio::time::sleep(HEAD_LOOK_PAUSE).await;
+            tokio::time::sleep(READ_LOOK_PAUSE).await;
         }
     }
 
@@ -149,5 +165,27 @@ impl AsyncWrite for Client {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.shutdown())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn is_over(waits: impl Future<Output = ()>) -> bool {
+        tokio::time::timeout(Duration::ZERO, waits).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_not_read_is_waited_for() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut client = Client::from(ours);
+        assert!(is_over(client.has_read_output()).await);
+        client.write_all(b"output").await.unwrap();
+        assert!(!is_over(client.has_read_output()).await);
+        theirs.read_exact(&mut [0; 6]).await.unwrap();
+        client.has_read_output().await;
+        assert!(is_over(client.has_read_output()).await);
     }
 }

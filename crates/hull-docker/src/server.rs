@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use hull_engine::Engine;
 use hull_model::ErrorKind;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
@@ -224,8 +226,10 @@ async fn converse(
     place: Arc<OwnedSemaphorePermit>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| {
+    let caller = client.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (app, place) = (app.clone(), place.clone());
+        request.extensions_mut().insert(caller.clone());
         async move {
             let answer = router::answer(app.clone(), request, place).await;
             app.config().answered.notify_one();

@@ -130,6 +130,7 @@ fn plain(
     (media_type, room): (&'static str, usize),
 ) -> Reply {
     let (output, mut to_shim) = attached.stream.into_split();
+    let client = call.request.extensions().get::<Client>().cloned();
     if matches!(input, Input::Wanted(_)) {
         let mut body = call.request.into_body();
         // Ends with the request's body, or with the container.
@@ -150,32 +151,43 @@ fn plain(
     }
     let replay = (!attached.replay.is_empty()).then(|| Bytes::from(attached.replay));
     let from = (output, replay, attached.delivery);
-    let pieces = stream::unfold(from, move |(mut output, mut replay, delivery)| async move {
-        if let Some(bytes) = replay.take() {
-            return Some((Ok(bytes), (output, replay, delivery)));
-        }
-        let mut buffer = BytesMut::with_capacity(RELAY_BYTES);
-        buffer.put_bytes(0, room);
-        match output.read_buf(&mut buffer).await {
-            // The server sends what it was given before it comes back: those who wait for the end
-            // are told of it only then.
-            Ok(0) => {
-                tokio::task::yield_now().await;
-                None
+    let pieces = stream::unfold(from, move |(mut output, mut replay, delivery)| {
+        let client = client.clone();
+        async move {
+            if let Some(bytes) = replay.take() {
+                return Some((Ok(bytes), (output, replay, delivery)));
             }
-            // It closed with input unread; all that it had to say came before.
-            Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => {
-                tokio::task::yield_now().await;
-                None
+            let mut buffer = BytesMut::with_capacity(RELAY_BYTES);
+            buffer.put_bytes(0, room);
+            match output.read_buf(&mut buffer).await {
+                Ok(0) => {
+                    was_sent(client).await;
+                    None
+                }
+                // It closed with input unread; all that it had to say came before.
+                Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => {
+                    was_sent(client).await;
+                    None
+                }
+                Ok(_) => {
+                    put_header(&mut buffer, room);
+                    Some((Ok(buffer.freeze()), (output, replay, delivery)))
+                }
+                Err(cause) => Some((Err(cause), (output, replay, delivery))),
             }
-            Ok(_) => {
-                put_header(&mut buffer, room);
-                Some((Ok(buffer.freeze()), (output, replay, delivery)))
-            }
-            Err(cause) => Some((Err(cause), (output, replay, delivery))),
         }
     });
     reply(StatusCode::OK, media_type, Body::streamed(pieces))
+}
+
+/// Comes back when the server has sent what it was given and the client has read it: those who wait for the
+/// end are told of it only then.
+async fn was_sent(client: Option<Client>) {
+    // The server sends all that it has before it asks for more.
+    tokio::task::yield_now().await;
+    if let Some(client) = client {
+        client.has_read_output().await;
+    }
 }
 
 /// A stream that only says something and ends: how a failed exec reports to its client.
@@ -257,6 +269,11 @@ impl Relay {
                 Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => Ok(()),
                 copied => copied,
             };
+            if copied.is_ok() {
+                // First the end, so that a client that reads in one go is not kept waiting for it.
+                to.shutdown().await?;
+                to.has_read_output().await;
+            }
             drop(delivery);
             copied
         };
