@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hull_model::event::Subject;
@@ -29,7 +29,7 @@ use crate::object::transfer::Transfers;
 use crate::object::volume::VolumeTable;
 use crate::port::Ports;
 use crate::reload::Reloadable;
-use crate::sizes::Sizes;
+use crate::sizes::{Count, Sizes, Use};
 use crate::stats::{Guests, Moments};
 use crate::store::Store;
 use crate::{log_driver, logs};
@@ -206,7 +206,13 @@ impl Core {
     pub(crate) async fn sizes_of(self: &Arc<Self>, containers: &[Arc<Container>]) -> Vec<u64> {
         let bytes = |core: &Core, container: &Arc<Container>| match container.spec.host.isolation {
             Isolation::Vm => crate::machine::written_bytes(&container.files_dir),
-            Isolation::Container => core.sizes.of(&container.upper_dir, tree_bytes),
+            Isolation::Container => {
+                let is_used = match container.state.is_live() {
+                    true => Use::Busy,
+                    false => Use::Idle(container.started_ns.cast_unsigned()),
+                };
+                core.sizes.of(&container.upper_dir, Count::Lengths, is_used)
+            }
         };
         self.measure(containers.to_vec(), bytes).await
     }
@@ -271,23 +277,4 @@ impl Core {
         .map_err(|e| EngineError::io("read the log", e))?;
         Ok(replay)
     }
-}
-
-/// Bytes of all files below a directory, each hard link once per name.
-fn tree_bytes(directory: &Path) -> u64 {
-    let mut bytes = 0;
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(directory) = waiting.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let Ok(facts) = entry.metadata() else {
-                continue;
-            };
-            if facts.is_dir() {
-                waiting.push(entry.path());
-            } else if facts.is_file() {
-                bytes += facts.len();
-            }
-        }
-    }
-    bytes
 }

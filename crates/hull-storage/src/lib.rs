@@ -39,5 +39,5 @@ pub use usage::Usage;
 pub use verify::Difference;
 pub use volume::{
     Backing as VolumeBacking, OptionFault, VOLUME_BYTES_MIN, VOLUME_NAME_BYTES_MAX, VolumeError,
-    Volumes, tree_bytes,
+    Volumes,
 };

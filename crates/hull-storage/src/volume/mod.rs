@@ -249,26 +249,6 @@ fn remove_tree(path: &Path) -> Result<()> {
     }
 }
 
-/// Bytes that a tree takes: each file once, whatever its names, without its holes.
-pub fn tree_bytes(top: &Path) -> u64 {
-    let mut bytes = 0;
-    let mut seen = std::collections::HashSet::new();
-    let mut waiting = vec![top.to_owned()];
-    while let Some(directory) = waiting.pop() {
-        for found in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let Ok(facts) = found.metadata() else {
-                continue;
-            };
-            if facts.is_dir() {
-                waiting.push(found.path());
-            } else if facts.nlink() == 1 || seen.insert((facts.dev(), facts.ino())) {
-                bytes += facts.len().min(facts.blocks() * 512);
-            }
-        }
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

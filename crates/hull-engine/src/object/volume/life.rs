@@ -14,6 +14,7 @@ use crate::core::Core;
 use crate::error::{EngineError, Result};
 use crate::jobs::Pool;
 use crate::object::container::Request;
+use crate::sizes::Count;
 use crate::store::{Change, Key};
 
 /// The one driver there is.
@@ -256,7 +257,9 @@ pub(crate) async fn usage(core: &Arc<Core>, volumes: &[Volume]) -> Vec<u64> {
     let names = volumes.iter().map(|volume| volume.name.clone()).collect();
     let bytes = |core: &Core, name: &String| {
         let disk = &core.volumes.disk;
-        let data = core.sizes.of(&disk.data(name), hull_storage::tree_bytes);
+        let data = core
+            .sizes
+            .of(&disk.data(name), Count::OnDisk, core.volumes.is_used(name));
         match disk.is_mounted(name) {
             true => data,
             false => data + disk.image_bytes(name),

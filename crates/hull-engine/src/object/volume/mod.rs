@@ -25,6 +25,7 @@ pub(crate) use life::{copy, create, prune, remove, rename, usage};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hull_model::ErrorKind;
@@ -37,6 +38,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::api::{Container, Volume, VolumeUser};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
+use crate::sizes::Use;
 use crate::store::{Change, Contents, Key};
 
 /// The label by which Docker's clients know a volume whose name was drawn.
@@ -108,6 +110,8 @@ struct Slot {
     /// Who has it mounted: ids of containers, and names of our own work. Locked over the mount
     /// itself, so only by blocking work.
     users: Mutex<BTreeSet<String>>,
+    /// How often somebody mounted it.
+    mounted: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -303,7 +307,20 @@ impl VolumeTable {
                 .map_err(failed("finish the first copy into a volume"))?;
         }
         users.insert(user.to_owned());
+        slot.mounted.fetch_add(1, Ordering::Relaxed);
         Ok(record)
+    }
+
+    /// Whether somebody has it mounted now.
+    pub(crate) fn is_used(&self, name: &str) -> Use {
+        let Some(slot) = self.slot(name) else {
+            return Use::Busy;
+        };
+        // Locked while it is being mounted, which may take long.
+        match slot.users.try_lock() {
+            Ok(users) if users.is_empty() => Use::Idle(slot.mounted.load(Ordering::Relaxed)),
+            _ => Use::Busy,
+        }
     }
 
     /// Takes a user away, and with the last one what was mounted.
