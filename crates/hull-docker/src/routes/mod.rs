@@ -9,6 +9,7 @@ mod images;
 mod io;
 mod networks;
 mod prune;
+mod ps;
 mod publish;
 mod registry;
 mod stats;
@@ -187,10 +188,10 @@ async fn volume_update(call: Call) -> Answer {
     no_swarm(call).await
 }
 
+/// What Docker says where there is no swarm.
+const NO_SWARM: &str = "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" \
+     to connect this node to swarm and try again.";
+
 async fn no_swarm(_: Call) -> Answer {
-    Err(ApiError::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to \
-         connect this node to swarm and try again.",
-    ))
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, NO_SWARM))
 }

@@ -255,8 +255,8 @@ pub(super) async fn create(mut call: Call) -> Answer {
     if body.ingress.0 {
         return Err(ApiError::not_there("an ingress network"));
     }
-    if body.scope.0 == "swarm" {
-        return Err(EngineError::Unavailable("This node is not a swarm manager".to_owned()).into());
+    if !matches!(body.scope.0.as_str(), "" | "local") {
+        return Err(EngineError::Unavailable(super::NO_SWARM.to_owned()).into());
     }
     let ipam = body.ipam.unwrap_or_default();
     let pool = |pool: PoolBody| PoolRequest {

@@ -1,7 +1,8 @@
 //! `top`: the processes of a container, in the columns of `ps`.
 //!
-//! Docker runs the host's `ps` and picks the lines. The daemon starts no programs for an answer,
-//! so the columns that people ask for are made here from `/proc`; others are refused by name.
+//! Docker runs the host's `ps` and picks the lines, and so do we where it is given arguments (`ps.rs`). What it
+//! shows without any is made here from `/proc`, without a program; as is, where there is no `ps` and of the
+//! processes of a machine, what people ask for most: other columns are refused by name then.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,6 +16,8 @@ use crate::request::Call;
 use crate::router::Answer;
 use crate::time;
 
+use super::ps;
+
 /// Clock ticks per second in `/proc`: the same on every architecture that we run on.
 const TICKS_PER_S: u64 = 100;
 const NS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_S;
@@ -22,8 +25,17 @@ const NS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_S;
 const PAGE_KIB: u64 = 4;
 
 pub(super) async fn top(call: Call) -> Answer {
-    let columns = columns(call.query.get("ps_args"))?;
+    let arguments = call.query.get("ps_args");
     let id = call.container()?;
+    if !matches!(arguments.trim(), "" | "-ef") {
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        ps::check(&words)?;
+        if let Some(found) = call.engine().containers().host_ps(id, &words).await? {
+            let table = ps::table(&found)?;
+            return json(&json!({ "Titles": table.titles, "Processes": table.rows }));
+        }
+    }
+    let columns = columns(arguments)?;
     let processes = call.engine().containers().processes(id).await?;
     let clock = Clock::of(&processes);
     let users = user_names(&fs::read_to_string("/etc/passwd").unwrap_or_default());
