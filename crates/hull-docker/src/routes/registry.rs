@@ -399,6 +399,10 @@ pub(super) async fn search(call: Call) -> Answer {
         call.query.get("filters"),
         &["is-automated", "is-official", "stars"],
     )?;
+    let bad = |text: &String| text.parse::<i64>().is_err();
+    if let Some(text) = filters.get("stars").iter().find(|text| bad(text)) {
+        return Err(ApiError::invalid(format!("invalid filter 'stars={text}'")));
+    }
     let limit = match call.query.get("limit") {
         "" => SEARCH_DEFAULT,
         text => text

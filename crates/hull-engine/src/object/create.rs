@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use hull_model::limits::{CONTAINER_NETWORKS_MAX, CONTAINERS_MAX};
 use hull_model::spec::{
-    ContainerConfig, ContainerSpec, EndpointSpec, Healthcheck, HostConfig, MountForm, MountKind,
-    MountSpec, NamespaceMode, NetworkMode, RestartPolicy, VolumeSpec,
+    ContainerConfig, ContainerSpec, EndpointSpec, Healthcheck, HostConfig, Isolation, MountForm,
+    MountKind, MountSpec, NamespaceMode, NetworkMode, RestartPolicy, VolumeSpec,
 };
 use hull_model::{SandboxId, signal};
 
@@ -361,6 +361,7 @@ fn check(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<String>> {
     }
     crate::machine::check(host)?;
     check_mounts(host)?;
+    check_storage_options(host)?;
     if host
         .oom_score_adj
         .is_some_and(|adj| !(-1000..=1000).contains(&adj))
@@ -416,6 +417,20 @@ fn check_shared_network(config: &ContainerConfig, host: &HostConfig) -> Result<(
     match conflicts.iter().find(|(conflict, _)| *conflict) {
         Some((_, what)) => Err(EngineError::Invalid(format!("conflicting options: {what}"))),
         None => Ok(()),
+    }
+}
+
+/// Refuses what would be silently left out: the root of a container has no size of its own.
+fn check_storage_options(host: &HostConfig) -> Result<()> {
+    let of_machine = |key: &String| host.isolation == Isolation::Vm && key == "size";
+    match host.storage_opt.keys().find(|key| !of_machine(key)) {
+        None => Ok(()),
+        Some(key) if key == "size" => Err(EngineError::Invalid(
+            "--storage-opt is supported only for overlay over xfs with 'pquota' mount option, and with \
+             --isolation vm"
+                .to_owned(),
+        )),
+        Some(key) => Err(EngineError::Invalid(format!("Unknown option {key}"))),
     }
 }
 

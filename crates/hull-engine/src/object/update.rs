@@ -22,6 +22,8 @@ impl Owner {
         let mut record = before.clone();
         let host = &mut record.spec.host;
         merge(&mut host.resources, &update.resources).map_err(|why| self.cannot(&why))?;
+        // What contradicts each other only together would be refused by the next start.
+        limits::of_update(&self.core.support, &host.resources)?;
         if let Some(policy) = update.restart {
             if host.auto_remove && policy != RestartPolicy::No {
                 let why = "Restart policy cannot be updated because AutoRemove is enabled for the container";

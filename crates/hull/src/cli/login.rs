@@ -44,18 +44,18 @@ impl Command for Login {
     const ABOUT: &str = "Authenticate to a registry";
 
     async fn run(self, session: &Session) -> Result<(), Failure> {
-        if self.password.is_some() {
-            warn_line("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
-            if self.password_stdin {
-                return Err(Failure::new(
-                    "--password and --password-stdin are mutually exclusive",
-                ));
-            }
+        if self.password.is_some() && self.password_stdin {
+            return Err(Failure::new(
+                "conflicting options: cannot specify both --password and --password-stdin",
+            ));
         }
         if self.password_stdin && self.username.is_none() {
             return Err(Failure::new(
-                "Must provide --username with --password-stdin",
+                "the --password-stdin option requires --username to be set",
             ));
+        }
+        if self.password.is_some() {
+            warn_line("WARNING! Using --password via the CLI is insecure. Use --password-stdin.");
         }
         let key = key_of(self.server.as_deref().unwrap_or_default());
         let mut credentials = Credentials::read(session)?;
@@ -69,7 +69,10 @@ impl Command for Login {
         };
         credential.password = match (self.password, self.password_stdin) {
             (Some(password), _) => password,
-            (None, true) => read_all()?,
+            (None, true) => match read_all()? {
+                nothing if nothing.is_empty() => ask("Password: ", true)?,
+                password => password,
+            },
             (None, false) => ask("Password: ", true)?,
         };
         let client = session.client().await?;

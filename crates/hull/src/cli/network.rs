@@ -197,7 +197,14 @@ impl NetworkCreate {
                 )));
             }
         }
-        Ok(())
+        let is_lost = |text: &str| address(text).is_none() || is_outside(text);
+        match self.aux_address.iter().find(|(_, text)| is_lost(text)) {
+            Some((_, text)) => {
+                let told = format!("no matching subnet for aux-address {text}");
+                Err(Failure::new(told.trim_end()))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -307,8 +314,8 @@ pub(crate) struct NetworkConnect {
     #[arg(long, value_name = "strings")]
     alias: Vec<String>,
     /// driver options for the network
-    #[arg(long, value_name = "strings", value_parser = parse::pair)]
-    driver_opt: Vec<(String, String)>,
+    #[arg(long, value_name = "strings")]
+    driver_opt: Vec<String>,
     /// Highest gw-priority provides the default gateway. Accepts positive and negative values
     #[arg(long, value_name = "int", value_parser = arguments::parse_int)]
     gw_priority: Option<i64>,
@@ -344,11 +351,17 @@ impl Command for NetworkConnect {
         if !self.link_local_ip.is_empty() {
             addresses.insert("LinkLocalIPs".to_owned(), json!(self.link_local_ip));
         }
+        let option = |text: &String| match text.split_once('=') {
+            Some((key, value)) => Ok((key.trim().to_owned(), json!(value.trim()))),
+            None => Err(Failure::new(
+                "invalid key/value pair format in driver options",
+            )),
+        };
         let options: serde_json::Map<String, serde_json::Value> = self
             .driver_opt
             .iter()
-            .map(|(key, value)| (key.clone(), json!(value)))
-            .collect();
+            .map(option)
+            .collect::<Result<_, _>>()?;
         let body = json!({
             "Container": self.container,
             "EndpointConfig": {

@@ -121,6 +121,11 @@ impl PruneOptions {
         all_images: bool,
         volumes: bool,
     ) -> Result<(), Failure> {
+        if volumes && self.filter.iter().any(|(name, _)| name == "until") {
+            return Err(Failure::new(
+                "ERROR: The \"until\" filter is not supported with \"--volumes\"",
+            ));
+        }
         let client = session.client().await?;
         let images = if all_images {
             &ALL_IMAGES

@@ -1,5 +1,7 @@
 //! `hull update`.
 
+use std::cell::RefCell;
+
 use serde_json::{Map, Value as Json};
 
 use super::Command;
@@ -7,7 +9,7 @@ use super::arguments::{parse_int, parse_uint16};
 use super::container::{parse, port};
 use super::failure::Failure;
 use super::names::{self, Missing};
-use super::session::Session;
+use super::session::{Session, print_line};
 use super::units::ram_in_bytes;
 
 /// `hull update`.
@@ -77,6 +79,8 @@ impl Command for Update {
             ));
         }
         let client = session.client().await?;
+        // Told when all are done.
+        let warnings = RefCell::new(Vec::new());
         let update = async |name: String| {
             if let Some(ports) = &ports {
                 let call = client
@@ -91,12 +95,16 @@ impl Command for Update {
                 .post(format!("/containers/{name}/update"))
                 .json(&body)?;
             let answer: super::value::Value = call.receive().await?;
-            for warning in answer.items(&["Warnings"]) {
-                super::session::warn_line(warning.as_str().unwrap_or_default());
-            }
+            let told = answer.items(&["Warnings"]).iter();
+            let told = told.filter_map(|warning| Some(warning.as_str()?.to_owned()));
+            warnings.borrow_mut().extend(told);
             Ok(())
         };
-        names::each(&self.containers, Missing::Fails, update).await
+        let updated = names::each(&self.containers, Missing::Fails, update).await;
+        for warning in warnings.into_inner() {
+            print_line(&warning)?;
+        }
+        updated
     }
 }
 

@@ -110,6 +110,9 @@ pub(crate) struct VolumeCreate {
     /// Set driver specific options
     #[arg(long, short, value_name = "map", value_parser = parse::pair)]
     opt: Vec<(String, String)>,
+    /// Specify volume name
+    #[arg(long = "name", value_name = "string", hide = true)]
+    by_option: Option<String>,
     #[arg(value_name = "VOLUME")]
     name: Option<String>,
 }
@@ -125,6 +128,12 @@ impl Command for VolumeCreate {
                 .map(|(key, value)| (key, json!(value)))
                 .collect()
         };
+        if self.by_option.is_some() && self.name.is_some() {
+            return Err(Failure::new(
+                "conflicting options: cannot specify a volume-name through both --name and as a positional arg",
+            ));
+        }
+        let name = self.name.or(self.by_option).unwrap_or_default();
         let labels = self
             .label
             .iter()
@@ -132,7 +141,7 @@ impl Command for VolumeCreate {
             .collect();
         let options = (!self.opt.is_empty()).then(|| map(self.opt));
         let body = json!({
-            "Name": self.name.unwrap_or_default(), "Driver": self.driver,
+            "Name": name, "Driver": self.driver,
             "DriverOpts": options, "Labels": map(labels),
         });
         let client = session.client().await?;
