@@ -60,6 +60,10 @@ impl Owner {
         self.forget_former_life().await?;
         let before = self.life.clone();
         self.apply(StateEvent::Start)?;
+        self.life.former_exit = match before.state {
+            State::Exited { exit, .. } => Some(exit),
+            _ => None,
+        };
         self.life.boot_id.clone_from(&self.core.boot_id);
         self.life.error.clear();
         self.life.error_code = 0;

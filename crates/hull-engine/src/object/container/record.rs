@@ -4,7 +4,7 @@ use hull_model::Digest;
 use hull_model::health::Health;
 use hull_model::port::PublishedPort;
 use hull_model::spec::ContainerSpec;
-use hull_model::state::State;
+use hull_model::state::{Exit, State};
 use serde::{Deserialize, Serialize};
 
 use crate::api::Endpoint;
@@ -33,6 +33,9 @@ pub(crate) struct StateRecord {
     /// Somebody stopped it: only `always` starts it again with the daemon.
     pub(crate) stopped_by_hand: bool,
     pub(crate) restart_count: u32,
+    /// How the life before ended, as long as it is not certain that this one ever began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) former_exit: Option<Exit>,
     /// Memory ran out in this life, which may go on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) out_of_memory: bool,
@@ -70,6 +73,7 @@ impl StateRecord {
             finished_ns: 0,
             stopped_by_hand: false,
             restart_count: 0,
+            former_exit: None,
             out_of_memory: false,
             error: String::new(),
             error_code: 0,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hull_model::spec::RestartPolicy;
-use hull_model::state::{EXIT_LOST, Event as StateEvent, Exit, State};
+use hull_model::state::{Event as StateEvent, Exit, State};
 use hull_sandbox::{Event as ShimEvent, Found, Shim, Status, Target};
 use tokio::time::Instant;
 
@@ -156,18 +156,14 @@ impl Owner {
         self.core.driver.started_ns(&self.id).is_some()
     }
 
-    /// A start that a crash cut off before anything ran.
+    /// A start that a crash cut off before anything ran: it is as it was before, and a restart that
+    /// its policy wanted is still owed.
     pub(crate) fn start_never_happened(&mut self) {
-        let exit = Exit {
-            code: EXIT_LOST,
-            oom_killed: false,
-            at_ns: now_ns(),
+        let event = match self.life.former_exit.take() {
+            Some(exit) => StateEvent::Failed(exit),
+            None => StateEvent::Undone,
         };
-        let event = if self.life.started_ns == 0 {
-            StateEvent::Undone
-        } else {
-            StateEvent::Failed(exit)
-        };
+        self.life.restart_count = self.life.restart_count.saturating_sub(1);
         drop(self.apply(event));
         self.end_life();
         self.publish();
