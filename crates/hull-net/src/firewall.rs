@@ -90,6 +90,8 @@ fn of_chain(family: Family, [v4, v6]: &[Vec<Passage>; 2]) -> Vec<Passage> {
             let more = v6.iter().filter(|passage| !v4.contains(passage));
             v4.iter().chain(more).cloned().collect()
         }
+        // What comes in over one link is not on its way to another yet.
+        Family::Link => Vec::new(),
     }
 }
 

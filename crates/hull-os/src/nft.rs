@@ -50,6 +50,7 @@ const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
+const HOOK_LINK: u16 = 3;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
@@ -103,6 +104,8 @@ pub enum Family {
     Ipv4,
     /// IPv6 only.
     Ipv6,
+    /// Whatever comes in over one link, before connections are looked up.
+    Link,
 }
 
 impl Family {
@@ -111,6 +114,7 @@ impl Family {
             Self::Inet => 1,
             Self::Ipv4 => 2,
             Self::Ipv6 => 10,
+            Self::Link => 5,
         }
     }
 
@@ -126,6 +130,7 @@ impl Family {
             Self::Inet => "inet",
             Self::Ipv4 => "ip",
             Self::Ipv6 => "ip6",
+            Self::Link => "netdev",
         }
     }
 }
@@ -369,6 +374,22 @@ impl Transaction {
             })
             .attribute_be32(CHAIN_POLICY, POLICY_ACCEPT)
             .attribute_text(CHAIN_TYPE, chain.kind);
+    }
+
+    /// Adds a base chain for what comes in over `link` to a table of [`Family::Link`]. It accepts
+    /// what no rule of it decides.
+    pub fn add_ingress_chain(&mut self, table: &str, chain: &str, link: &str) {
+        const INGRESS: u32 = 0;
+        let label = format!("add chain {chain} of {link}");
+        self.begin(NEW_CHAIN, libc::NLM_F_CREATE, Family::Link, label)
+            .attribute_text(CHAIN_TABLE, table)
+            .attribute_text(CHAIN_NAME, chain)
+            .nested(CHAIN_HOOK, |hook| {
+                hook.attribute_be32(HOOK_NUMBER, INGRESS)
+                    .attribute_be32(HOOK_PRIORITY, 0)
+                    .attribute_text(HOOK_LINK, link);
+            })
+            .attribute_text(CHAIN_TYPE, "filter");
     }
 
     /// Adds a chain that is called by other rules.
@@ -965,24 +986,41 @@ mod tests {
             "ct status dnat accept",
         );
         check(
-            Rule::new("nat", "port")
-                .to_local_address()
-                .to_port(17, 53)
-                .dnat([10, 0, 0, 2].into(), Some(5353)),
-            "fib daddr type local udp dport 53 dnat ip to 10.0.0.2:5353 comment \"port\"",
-        );
-        check(
-            Rule::new("nat", "")
-                .from_link("a")
-                .dnat([10, 0, 0, 2].into(), None),
-            "iifname \"a\" dnat ip to 10.0.0.2",
-        );
-        check(
             rule()
                 .not_to_network([127, 0, 0, 0].into(), 8)
                 .verdict(Verdict::Drop),
             "ip daddr != 127.0.0.0/8 drop",
         );
+    }
+
+    #[test]
+    fn a_link_has_a_chain_that_rewrites_ports() {
+        in_own_netns(|| {
+            let mut all = Transaction::new();
+            all.add_table(Family::Link, "t");
+            all.add_ingress_chain("t", "in", "lo");
+            let address = [127, 0, 0, 11].into();
+            for rule in [
+                Rule::new("in", "there")
+                    .frame_to(address)
+                    .to_port(17, 53)
+                    .set_destination_port(17, 5353),
+                Rule::new("in", "back")
+                    .frame_from(address)
+                    .from_port(6, 5353)
+                    .set_source_port(6, 53),
+            ] {
+                all.add_rule(Family::Link, "t", &rule, Place::End);
+            }
+            open().commit(all).unwrap();
+            let shown = nft(&["list", "ruleset"]);
+            let rules: Vec<&str> = shown.lines().skip(3).take(2).map(str::trim).collect();
+            let expected = [
+                "ip daddr 127.0.0.11 udp dport 53 udp dport set 5353 comment \"there\"",
+                "ip saddr 127.0.0.11 tcp sport 5353 tcp sport set 53 comment \"back\"",
+            ];
+            assert_eq!(rules, expected);
+        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Rules: a chain of conditions and what happens to a packet for which all hold.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Counted, DATA_VALUE, DATA_VERDICT, Family, LIST_ITEM, be64, link_key, network_bytes};
 use crate::netlink::{Batch, attribute, attributes, be32, text};
@@ -21,6 +21,7 @@ const REGISTER_2: u32 = 2;
 const REGISTER_SMALL: u32 = 8;
 const REGISTER_SMALL_BYTES: u32 = 4;
 
+const META_PROTOCOL: u32 = 1;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_NFPROTO: u32 = 15;
@@ -29,6 +30,10 @@ const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
 const BASE_NETWORK: u32 = 1;
 const BASE_TRANSPORT: u32 = 2;
+/// Where a transport header has its ports; the same for all protocols that have such.
+const SOURCE_PORT: u32 = 0;
+const DESTINATION_PORT: u32 = 2;
+const PORT_BYTES: u32 = 2;
 
 /// State of the connection that a packet belongs to: replies and what else follows from it.
 const STATE_ESTABLISHED_OR_RELATED: u32 = 2 | 4;
@@ -111,9 +116,10 @@ enum Expression {
     Counter(Counted),
     Verdict(Verdict),
     Masquerade,
-    Dnat {
-        family: u8,
-        port: bool,
+    /// The value in the first register becomes a port of the packet.
+    SetPort {
+        protocol: u8,
+        offset: u32,
     },
     /// Looks the small registers up in a map, whose data replace them.
     Map(String),
@@ -288,15 +294,69 @@ impl Rule {
     /// It is of this transport protocol (6 is TCP, 17 is UDP) and goes to this port.
     pub fn to_port(self, protocol: u8, port: u16) -> Self {
         self.say(format!("meta l4proto {protocol} th dport {port}"))
-            .meta(META_L4PROTO)
+            .port(protocol, DESTINATION_PORT, port)
+    }
+
+    /// It is of this transport protocol and comes from this port.
+    pub fn from_port(self, protocol: u8, port: u16) -> Self {
+        self.say(format!("meta l4proto {protocol} th sport {port}"))
+            .port(protocol, SOURCE_PORT, port)
+    }
+
+    fn port(self, protocol: u8, offset: u32, port: u16) -> Self {
+        self.meta(META_L4PROTO)
             .compare(true, &[protocol])
             .then([Expression::Payload {
                 base: BASE_TRANSPORT,
-                offset: 2,
-                bytes: 2,
+                offset,
+                bytes: PORT_BYTES,
                 register: REGISTER_1,
             }])
             .compare(true, &port.to_be_bytes())
+    }
+
+    /// For a chain of a link: an IPv4 packet to this address.
+    pub fn frame_to(self, address: Ipv4Addr) -> Self {
+        self.say(format!("ip daddr {address}"))
+            .frame_address(16, address)
+    }
+
+    /// For a chain of a link: an IPv4 packet from this address.
+    pub fn frame_from(self, address: Ipv4Addr) -> Self {
+        self.say(format!("ip saddr {address}"))
+            .frame_address(12, address)
+    }
+
+    fn frame_address(self, offset: u32, address: Ipv4Addr) -> Self {
+        self.meta(META_PROTOCOL)
+            .compare(true, &(libc::ETH_P_IP as u16).to_be_bytes())
+            .then([Expression::Payload {
+                base: BASE_NETWORK,
+                offset,
+                bytes: 4,
+                register: REGISTER_1,
+            }])
+            .compare(true, &address.octets())
+    }
+
+    /// Writes another port into a packet of this transport protocol, TCP or UDP, where it goes to.
+    /// Nothing remembers it: answers need a rule of their own.
+    pub fn set_destination_port(self, protocol: u8, port: u16) -> Self {
+        self.say(format!("th dport set {port}"))
+            .set_port(protocol, DESTINATION_PORT, port)
+    }
+
+    /// The same where it comes from.
+    pub fn set_source_port(self, protocol: u8, port: u16) -> Self {
+        self.say(format!("th sport set {port}"))
+            .set_port(protocol, SOURCE_PORT, port)
+    }
+
+    fn set_port(self, protocol: u8, offset: u32, port: u16) -> Self {
+        self.then([
+            Expression::Load(port.to_be_bytes().to_vec(), REGISTER_1),
+            Expression::SetPort { protocol, offset },
+        ])
     }
 
     /// Its destination is an address of this host.
@@ -404,27 +464,6 @@ impl Rule {
         self.say("masquerade").then([Expression::Masquerade])
     }
 
-    /// Gives it a new destination, and port where one is named.
-    pub fn dnat(self, address: IpAddr, port: Option<u16>) -> Self {
-        let family = if address.is_ipv4() {
-            libc::AF_INET
-        } else {
-            libc::AF_INET6
-        } as u8;
-        let (bytes, _) = network_bytes(address, 128);
-        let port_words = port.map(|port| format!(":{port}")).unwrap_or_default();
-        let mut rule = self
-            .say(format!("dnat to {address}{port_words}"))
-            .then([Expression::Load(bytes, REGISTER_1)]);
-        if let Some(port) = port {
-            rule = rule.then([Expression::Load(port.to_be_bytes().to_vec(), REGISTER_2)]);
-        }
-        rule.then([Expression::Dnat {
-            family,
-            port: port.is_some(),
-        }])
-    }
-
     /// Gives it the destination that the map has for its port, or for its address and port.
     pub fn dnat_by_port(self, map: &str, family: Family, with_address: bool) -> Self {
         let words = if with_address { "daddr . " } else { "" };
@@ -490,7 +529,7 @@ impl Expression {
         match self {
             Self::Meta { .. } => "meta",
             Self::Conntrack { .. } => "ct",
-            Self::Payload { .. } => "payload",
+            Self::Payload { .. } | Self::SetPort { .. } => "payload",
             Self::AddressType => "fib",
             Self::Mask(_) => "bitwise",
             Self::Compare { .. } => "cmp",
@@ -498,7 +537,7 @@ impl Expression {
             Self::Load(..) | Self::Verdict(_) => "immediate",
             Self::Counter(_) => "counter",
             Self::Masquerade => "masq",
-            Self::Dnat { .. } | Self::DnatTo(_) => "nat",
+            Self::DnatTo(_) => "nat",
         }
     }
 
@@ -572,14 +611,8 @@ impl Expression {
                     .attribute_be32(2, REGISTER_SMALL)
                     .attribute_be32(3, REGISTER_SMALL);
             }
-            Self::Dnat { family, port } => {
-                put_nat(data, *family, REGISTER_1, port.then_some(REGISTER_2));
-            }
-            Self::DnatTo(family) => {
-                let parts = family.address_bytes() as u32 / REGISTER_SMALL_BYTES;
-                let port = REGISTER_SMALL + parts;
-                put_nat(data, family.address_family(), REGISTER_SMALL, Some(port));
-            }
+            Self::DnatTo(family) => put_dnat(data, *family),
+            Self::SetPort { protocol, offset } => put_set_port(data, *protocol, *offset),
         }
     }
 }
@@ -593,15 +626,30 @@ fn put_lookup(data: &mut Batch, set: &str, inverted: bool, verdict: bool) {
     }
 }
 
-/// A new destination: address and port from these registers.
-fn put_nat(data: &mut Batch, family: u8, address: u32, port: Option<u32>) {
+/// A new destination: address in the small registers, port in the one after it.
+fn put_dnat(data: &mut Batch, family: Family) {
     const TYPE_DNAT: u32 = 1;
+    let parts = family.address_bytes() as u32 / REGISTER_SMALL_BYTES;
     data.attribute_be32(1, TYPE_DNAT)
-        .attribute_be32(2, family.into())
-        .attribute_be32(3, address);
-    if let Some(port) = port {
-        data.attribute_be32(5, port);
-    }
+        .attribute_be32(2, family.address_family().into())
+        .attribute_be32(3, REGISTER_SMALL)
+        .attribute_be32(5, REGISTER_SMALL + parts);
+}
+
+/// The first register into the packet, whose checksum follows.
+fn put_set_port(data: &mut Batch, protocol: u8, offset: u32) {
+    const CHECKSUM_OF_INTERNET: u32 = 1;
+    let checksum_at = if libc::c_int::from(protocol) == libc::IPPROTO_TCP {
+        16
+    } else {
+        6
+    };
+    data.attribute_be32(5, REGISTER_1)
+        .attribute_be32(2, BASE_TRANSPORT)
+        .attribute_be32(3, offset)
+        .attribute_be32(4, PORT_BYTES)
+        .attribute_be32(6, CHECKSUM_OF_INTERNET)
+        .attribute_be32(7, checksum_at);
 }
 
 /// Where every packet ends that comes to an installed rule without conditions.
