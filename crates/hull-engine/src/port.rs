@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use hull_model::SandboxId;
 use hull_model::port::{Protocol, PublishedPort};
+use hull_model::spec::Isolation;
 use hull_net::{Forward, Networks};
 use hull_os::port::Holder;
 use hull_sandbox::KeptSocket;
@@ -59,6 +60,7 @@ pub(crate) struct Reservation {
 pub(crate) struct Claimant<'a> {
     pub(crate) id: SandboxId,
     pub(crate) name: &'a str,
+    pub(crate) isolation: Isolation,
     pub(crate) endpoint_id: &'a str,
 }
 
@@ -81,7 +83,8 @@ impl Target {
 struct Taken {
     ip: IpAddr,
     by: SandboxId,
-    name: String,
+    /// In the words of a refusal.
+    holder: String,
 }
 
 #[derive(Debug, Default)]
@@ -199,7 +202,7 @@ impl Ports {
             if let Some(holder) = self.clash(asked.protocol, *ip, port) {
                 let host = SocketAddr::new(*ip, port);
                 return Err(format!(
-                    "Bind for {host} failed: port is already allocated (by container {holder}: \
+                    "Bind for {host} failed: port is already allocated (by {holder}: \
                      stop it, or publish another port)"
                 ));
             }
@@ -228,7 +231,7 @@ impl Ports {
             same_family && (taken.ip.is_unspecified() || ip.is_unspecified() || taken.ip == ip)
         };
         let taken = table.taken.get(&(protocol, port))?.iter().find(same)?;
-        Some(format!("{}, {}", taken.name, taken.by.short()))
+        Some(taken.holder.clone())
     }
 
     fn enter(
@@ -250,12 +253,28 @@ impl Ports {
                 socket,
             })
             .collect();
-        self.adopt(claimant.id, claimant.name, &ports_of(&reservations));
+        let Claimant {
+            id,
+            name,
+            isolation,
+            ..
+        } = claimant;
+        self.adopt(id, (name, isolation), &ports_of(&reservations));
         reservations
     }
 
     /// Notes ports that a container has already.
-    pub(crate) fn adopt(&self, by: SandboxId, name: &str, ports: &[PublishedPort]) {
+    pub(crate) fn adopt(
+        &self,
+        by: SandboxId,
+        (name, isolation): (&str, Isolation),
+        ports: &[PublishedPort],
+    ) {
+        let what = match isolation {
+            Isolation::Container => "container",
+            Isolation::Vm => "machine",
+        };
+        let holder = format!("{what} {name}, {}", by.short());
         let mut table = self.table();
         for port in ports {
             let all = table
@@ -266,7 +285,7 @@ impl Ports {
                 all.push(Taken {
                     ip: port.host_ip,
                     by,
-                    name: name.to_owned(),
+                    holder: holder.clone(),
                 });
             }
         }

@@ -66,7 +66,8 @@ pub(crate) async fn containers(core: &Arc<Core>, contents: &Contents) -> Result<
             core.volumes.adopt(id, &record.spec);
         }
         let name = record.spec.name.clone();
-        core.ports.adopt(id, &name, &life.ports);
+        core.ports
+            .adopt(id, (&name, record.spec.host.isolation), &life.ports);
         published.push((life.ports.clone(), port::target(&life)));
         let (owner, handle) = Owner::new(core.clone(), id, record, life);
         if owner.is_being_removed() {

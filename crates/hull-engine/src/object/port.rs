@@ -53,6 +53,7 @@ pub(crate) fn reserve(
     let claimant = Claimant {
         id,
         name: &spec.name,
+        isolation: spec.host.isolation,
         endpoint_id: &endpoint.endpoint_id,
     };
     let default_ip = core.network.host_binding(endpoint);
@@ -173,7 +174,8 @@ impl Owner {
         if unknown.is_empty() {
             return;
         }
-        self.core.ports.adopt(self.id, &self.spec.name, &unknown);
+        let own = (self.spec.name.as_str(), self.spec.host.isolation);
+        self.core.ports.adopt(self.id, own, &unknown);
         self.life.ports.append(&mut unknown);
         self.life.ports.sort();
         self.republish().await;
@@ -223,6 +225,7 @@ impl Owner {
             .copied()
             .collect();
         let (core, id, name) = (self.core.clone(), self.id, self.spec.name.clone());
+        let isolation = self.spec.host.isolation;
         let endpoint = published_on(&self.life.endpoints).cloned();
         let target = target(&self.life);
         let first = self.open_ports.next_index();
@@ -230,6 +233,7 @@ impl Owner {
             let claimant = Claimant {
                 id,
                 name: &name,
+                isolation,
                 endpoint_id: endpoint.as_ref().map_or("", |e| e.endpoint_id.as_str()),
             };
             let default_ip = endpoint.as_ref().and_then(|e| core.network.host_binding(e));
