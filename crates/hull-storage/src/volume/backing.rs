@@ -22,8 +22,14 @@ use hull_os::spawn;
 pub const VOLUME_BYTES_MIN: u64 = 2 << 20;
 /// How long making a file system may take.
 const MAKE_WAIT: Duration = Duration::from_secs(120);
-/// Below this many bytes a journal would take a large part of the volume.
-const JOURNAL_BYTES_MIN: u64 = 16 << 20;
+/// From this size on a volume has a journal; below, it would be a large part of the file.
+const JOURNALED_BYTES_MIN: u64 = 16 << 20;
+/// Sizes of a journal; between them it is a part of the volume's.
+const JOURNAL_BYTES: (u64, u64) = (4 << 20, 64 << 20);
+/// From this size on files are expected to be larger, and so to be fewer.
+const LARGE_BYTES_MIN: u64 = 512 << 20;
+/// What the kernel keeps free for itself, at most.
+const KERNEL_RESERVE_BYTES_MAX: u64 = 16 << 20;
 /// Where the program that makes one may lie.
 const MAKERS: [&str; 3] = [
     "/usr/sbin/mkfs.ext4",
@@ -217,11 +223,44 @@ fn mount_sized(image: &Path, bytes: u64, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a sparse file with an empty file system; it has its name only when it is whole.
+/// What a file system in which `bytes` are for files is made of.
+#[derive(Debug, PartialEq, Eq)]
+struct Layout {
+    /// Of the file.
+    length: u64,
+    /// Of the journal; none where that would be too large a part.
+    journal: Option<u64>,
+    /// One file is expected in so many bytes.
+    bytes_per_file: u64,
+}
+
+impl Layout {
+    /// The tables and the kernel's reserve are as ext4 was measured to have them, from 2 MiB to
+    /// 100 GiB: what is then left for files is a few hundredths more than was asked for, or equal.
+    fn of(bytes: u64) -> Self {
+        let (least, most) = JOURNAL_BYTES;
+        let journal = (bytes >= JOURNALED_BYTES_MIN).then(|| (bytes / 64).clamp(least, most));
+        let (bytes_per_file, tables) = match bytes < LARGE_BYTES_MIN {
+            true => (4 << 10, bytes / 13),
+            false => (16 << 10, bytes / 50),
+        };
+        let reserve = (bytes / 48).min(KERNEL_RESERVE_BYTES_MAX) + (512 << 10);
+        let length = bytes + journal.unwrap_or(0) + tables + reserve;
+        Self {
+            length: length.next_multiple_of(4 << 10),
+            journal,
+            bytes_per_file,
+        }
+    }
+}
+
+/// Makes a sparse file with an empty file system, so large that `bytes` of files fit into it; it has
+/// its name only when it is whole.
 fn make_image(image: &Path, bytes: u64) -> io::Result<()> {
+    let layout = Layout::of(bytes);
     let unfinished = image.with_extension("new");
     let file = File::create(&unfinished)?;
-    file.set_len(bytes)?;
+    file.set_len(layout.length)?;
     let maker = MAKERS.iter().find(|path| Path::new(path).exists());
     let maker = maker.ok_or_else(|| {
         io::Error::new(
@@ -231,11 +270,25 @@ fn make_image(image: &Path, bytes: u64) -> io::Result<()> {
     })?;
     let path = unfinished.to_string_lossy();
     // Blocks as large as those of a loop device with direct I/O.
-    let mut words = vec!["mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096"];
-    if bytes < JOURNAL_BYTES_MIN {
-        words.extend(["-O", "^has_journal"]);
-    }
-    words.push(&path);
+    let (option, journal) = match layout.journal {
+        Some(journal) => ("-J", format!("size={}", journal >> 20)),
+        None => ("-O", "^has_journal".to_owned()),
+    };
+    let ratio = layout.bytes_per_file.to_string();
+    let words = [
+        "mkfs.ext4",
+        "-q",
+        "-F",
+        "-m",
+        "0",
+        "-b",
+        "4096",
+        "-i",
+        &ratio,
+        option,
+        &journal,
+        &path,
+    ];
     let words = spawn::words(&words)?;
     let args: Vec<_> = words.iter().map(CString::as_c_str).collect();
     let output = spawn::run(&CString::new(*maker)?, &args, &[c"LC_ALL=C"], MAKE_WAIT)?;
