@@ -32,9 +32,9 @@ const CHANGE_QUIET_MS: u64 = 50;
 const CHANGE_WAITS_MAX: usize = 20;
 
 /// "File exists".
-const EEXIST: i32 = 17;
+pub(crate) const EEXIST: i32 = 17;
 /// "Operation not supported".
-const EOPNOTSUPP: i32 = 95;
+pub(crate) const EOPNOTSUPP: i32 = 95;
 
 /// In the alias of every bridge of ours, between the tag and the name of the network.
 const BRIDGE_MARK: &str = ":network:";
@@ -176,6 +176,7 @@ impl Networks {
             .filter(|n| n.name != network.name)
             .cloned()
             .collect();
+        self.ensure_parent(&mut self.socket()?, &network)?;
         all.push(network);
         let report = self.apply(&all, &wanted)?;
         *wanted = all;
@@ -232,7 +233,8 @@ impl Networks {
         Ok(report)
     }
 
-    /// The requests by which a shim attaches its sandbox to a network. Changes nothing.
+    /// The requests by which a shim attaches its sandbox to a network. Changes nothing, unless the
+    /// network is on top of a link of ours that went with the host's last boot.
     pub fn attach(&self, network: &str, endpoint: &Endpoint) -> Result<LinkSteps, Error> {
         let network = find(&self.wanted(), network)?.clone();
         for address in &endpoint.addresses {
@@ -245,8 +247,9 @@ impl Networks {
                 });
             }
         }
-        let link = self
-            .socket()?
+        let mut socket = self.socket()?;
+        self.ensure_parent(&mut socket, &network)?;
+        let link = socket
             .link(&network.bridge)
             .map_err(|cause| Error::List {
                 what: "links",
@@ -378,6 +381,8 @@ impl Networks {
                 reason,
             })?;
         }
+        // Also those that networks are on top of.
+        let bridges: Vec<_> = networks.iter().map(|n| n.bridge.clone()).collect();
         let (networks, known) = (&bridged(networks), &bridged(known));
         let mut socket = self.socket()?;
         let links = self.links(&mut socket)?;
@@ -400,10 +405,6 @@ impl Networks {
         }
         forwarding::open(Family::V4, &forwarding.v4.opened)?;
         forwarding::open(Family::V6, &forwarding.v6.opened)?;
-        let bridges: Vec<_> = networks
-            .iter()
-            .map(|network| network.bridge.clone())
-            .collect();
         let ours = links.iter().filter(|link| self.is_our_bridge(link));
         let gone: Vec<_> = ours
             .map(|link| link.name.clone())
@@ -465,7 +466,7 @@ impl Networks {
                 link: name.to_owned(),
             });
         }
-        let alias = self.bridge_alias(network);
+        let alias = self.alias_of(network);
         let mut change = LinkChange {
             up: Some(true),
             ..LinkChange::default()
@@ -586,14 +587,17 @@ impl Networks {
         Ok(in_use)
     }
 
-    fn bridge_alias(&self, network: &Network) -> String {
+    /// Alias of the link that is made for a network.
+    pub(crate) fn alias_of(&self, network: &Network) -> String {
         let name: String = network.name.chars().take(ALIAS_NAME_CHARS_MAX).collect();
         format!("{}{BRIDGE_MARK}{name}", self.settings.tag)
     }
 
+    /// A bridge that we made, or a link below a network.
     pub(crate) fn is_our_bridge(&self, link: &Link) -> bool {
         let rest = link.alias.strip_prefix(&self.settings.tag);
-        link.kind == "bridge" && rest.is_some_and(|rest| rest.starts_with(BRIDGE_MARK))
+        matches!(link.kind.as_str(), "bridge" | "vlan" | "veth")
+            && rest.is_some_and(|rest| rest.starts_with(BRIDGE_MARK))
     }
 
     /// The sandbox of a link with our alias.

@@ -7,6 +7,7 @@
 //!     +-> table                sets and rules of our nftables table          plan.rs
 //!   Networks                   the few functions that touch the kernel
 //!     ensure, add, remove, attach, detach, leftovers, settle_next            apply.rs
+//!     ensure_parent            links below macvlan and ipvlan                parent.rs
 //!     endpoints, verify, rules, choose_subnet                                observe.rs
 //!     publish, unpublish, keep_published                                     publish.rs
 //!     guard, unguard, allow, egress_of                                       egress.rs
@@ -33,6 +34,7 @@ mod ipam;
 mod iptables;
 mod network;
 mod observe;
+mod parent;
 mod plan;
 mod publish;
 mod resolver;
@@ -82,6 +84,32 @@ pub enum Error {
         bridge: String,
         /// How many ports it has.
         ports: usize,
+    },
+    /// A network is to be on top of a link that is not there.
+    #[error(
+        "network {network}: this host has no link {link}; one that is made for a network is a VLAN of \
+         a link, as eth0.10"
+    )]
+    NoParent {
+        /// Which network.
+        network: String,
+        /// Which link.
+        link: String,
+    },
+    /// The kernel knows no VLANs.
+    #[error("this kernel has no VLANs (8021q), so there is no {link}")]
+    NoVlans {
+        /// Which link was to be made.
+        link: String,
+    },
+    /// The kernel refused the link that a network is to be on top of.
+    #[error("make link {link}")]
+    Parent {
+        /// Which link.
+        link: String,
+        /// Which change and why.
+        #[source]
+        cause: NetlinkError,
     },
     /// The name of a bridge belongs to a link that is no bridge.
     #[error("link {link} exists and is no bridge")]
@@ -196,7 +224,10 @@ impl Error {
     /// What sort of failure it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Invalid { .. } | Self::AddressOutside { .. } => ErrorKind::InvalidArgument,
+            Self::Invalid { .. } | Self::AddressOutside { .. } | Self::NoParent { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::NoVlans { .. } => ErrorKind::Unsupported,
             Self::NoNetwork { .. } => ErrorKind::NotFound,
             Self::InUse { .. } | Self::AddressInUse { .. } => ErrorKind::Busy,
             Self::NoBridge { .. } => ErrorKind::AlreadyExists,
@@ -207,6 +238,7 @@ impl Error {
             | Self::Cooperate { cause, .. }
             | Self::Record { cause, .. } => ErrorKind::of_io(cause),
             Self::Bridge { cause, .. }
+            | Self::Parent { cause, .. }
             | Self::RemoveLink { cause, .. }
             | Self::Connect { cause }
             | Self::Table { cause, .. } => ErrorKind::of_io(&cause.cause),

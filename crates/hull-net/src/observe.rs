@@ -52,7 +52,8 @@ impl Networks {
     /// What differs between what was ensured and what the kernel has, one line each. Changes
     /// nothing.
     pub fn verify(&self) -> Result<Vec<String>, Error> {
-        let wanted = bridged(&self.wanted());
+        let all = self.wanted().clone();
+        let wanted = bridged(&all);
         let links = self.links(&mut self.socket()?)?;
         let mut differences = Vec::new();
         for network in wanted.iter() {
@@ -65,7 +66,7 @@ impl Networks {
             }
         }
         for link in links.iter().filter(|link| self.is_our_bridge(link)) {
-            if !wanted.iter().any(|network| network.bridge == link.name) {
+            if !all.iter().any(|network| network.bridge == link.name) {
                 differences.push(format!("bridge {} belongs to no network", link.name));
             }
         }

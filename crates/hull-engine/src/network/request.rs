@@ -28,6 +28,15 @@ const OPTION_MODE: &str = "macvlan_mode";
 const OPTION_IPVLAN_MODE: &str = "ipvlan_mode";
 const OPTION_IPVLAN_FLAG: &str = "ipvlan_flag";
 
+/// What Docker's bridges can be told and ours not yet, and the value that means the usual.
+const NOT_THERE: [(&str, &str); 5] = [
+    ("com.docker.network.bridge.gateway_mode_ipv4", "nat"),
+    ("com.docker.network.bridge.gateway_mode_ipv6", "nat"),
+    ("com.docker.network.bridge.inhibit_ipv4", "false"),
+    ("com.docker.network.bridge.trusted_host_interfaces", ""),
+    ("com.docker.network.container_iface_prefix", "eth"),
+];
+
 fn invalid<T>(text: impl Into<String>) -> Result<T> {
     Err(EngineError::Invalid(text.into()))
 }
@@ -123,6 +132,14 @@ pub(super) fn parse(request: NetworkRequest) -> Result<NetworkSpec> {
         .map(pool)
         .collect::<Result<_>>()?;
     check_pools(driver, &pools)?;
+    for (option, usual) in NOT_THERE {
+        let asked = request.options.get(option);
+        if let Some(value) = asked.filter(|value| !value.is_empty() && *value != usual) {
+            return Err(EngineError::Unsupported(format!(
+                "option {option}={value} of a network is not there yet in hull"
+            )));
+        }
+    }
     let has = |v6: bool| {
         pools
             .iter()
@@ -299,11 +316,21 @@ pub(super) fn link(id: NetworkId, spec: &NetworkSpec) -> String {
             Some(name) if !name.is_empty() => name.clone(),
             _ => format!("br-{}", id.short()),
         },
-        NetworkDriver::Macvlan | NetworkDriver::Ipvlan => {
-            spec.options.get(OPTION_PARENT).cloned().unwrap_or_default()
-        }
+        // As Docker names the link of its own that leads nowhere.
+        NetworkDriver::Macvlan | NetworkDriver::Ipvlan => match spec.options.get(OPTION_PARENT) {
+            Some(name) if has_parent(spec) => name.clone(),
+            _ => format!("dm-{}", id.short()),
+        },
         NetworkDriver::Host | NetworkDriver::Null => String::new(),
     }
+}
+
+/// Whether a link of the host is below a network of a driver that is on top of one.
+fn has_parent(spec: &NetworkSpec) -> bool {
+    spec.options
+        .get(OPTION_PARENT)
+        .is_some_and(|name| !name.is_empty())
+        && !spec.internal
 }
 
 /// What is to be in the kernel for a network.
@@ -340,18 +367,11 @@ pub(super) fn plan(id: NetworkId, spec: &NetworkSpec) -> Result<hull_net::Networ
             })
             .collect(),
         mtu,
-        internal: spec.internal,
+        internal: spec.internal || (spec.driver.is_on_top() && !has_parent(spec)),
         masquerade: flag(OPTION_MASQUERADE, true)?,
         icc: flag(OPTION_ICC, true)?,
         egress: egress::of_network(spec)?.map(|egress| egress::ranges(&egress)),
     };
-    if spec.driver.is_on_top() && network.bridge.is_empty() {
-        return Err(EngineError::Unsupported(format!(
-            "a {} network without a parent is not there yet; name a link of the host with \
-             -o parent=LINK",
-            spec.driver.word()
-        )));
-    }
     network
         .validate()
         .map_err(|error| EngineError::Invalid(error.to_string()))?;
@@ -457,14 +477,7 @@ mod tests {
 
     #[test]
     fn names_and_drivers_that_cannot_be_are_refused() {
-        for (name, driver) in [
-            ("", ""),
-            ("bridge", ""),
-            ("x", "host"),
-            ("x", "weird"),
-            ("x", "macvlan"),
-            ("x", "ipvlan"),
-        ] {
+        for (name, driver) in [("", ""), ("bridge", ""), ("x", "host"), ("x", "weird")] {
             let request = NetworkRequest {
                 name: name.to_owned(),
                 driver: driver.to_owned(),

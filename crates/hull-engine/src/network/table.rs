@@ -59,6 +59,7 @@ impl Entry {
                 network.spec.name
             )));
         }
+        refuse_options(asked)?;
         let fixed = fixed_addresses(&network, asked)?;
         let link_local = link_local_addresses(asked)?;
         let mut taken: Vec<IpAddr> = Vec::new();
@@ -148,6 +149,22 @@ fn refusal(network: &Network, error: &hull_net::Error) -> EngineError {
         )),
         other => EngineError::Invalid(other.to_string()),
     }
+}
+
+/// Options of Docker's endpoints that would otherwise do nothing without a word.
+fn refuse_options(asked: &EndpointSpec) -> Result<()> {
+    const NOT_THERE: [&str; 2] = [
+        "com.docker.network.endpoint.sysctls",
+        "com.docker.network.endpoint.ifname",
+    ];
+    let found = NOT_THERE
+        .iter()
+        .find(|key| asked.driver_opts.contains_key(**key));
+    found.map_or(Ok(()), |key| {
+        Err(EngineError::Unsupported(format!(
+            "option {key} of an endpoint is not there yet in hull"
+        )))
+    })
 }
 
 fn fixed_addresses(network: &Network, asked: &EndpointSpec) -> Result<Vec<IpAddr>> {

@@ -27,6 +27,7 @@ const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_VLAN_ID: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_IPVLAN_MODE: u16 = 1;
 const IFLA_IPVLAN_FLAGS: u16 = 2;
@@ -283,6 +284,25 @@ impl Batch {
                     data.attribute_u32(IFLA_BR_FORWARD_DELAY, 0)
                         .attribute_u32(IFLA_BR_STP_STATE, 0)
                         .attribute_u8(IFLA_BR_MCAST_SNOOPING, 0);
+                },
+            );
+        })
+    }
+
+    /// Makes a link for the frames of one VLAN of the link of this number.
+    pub fn create_vlan(&mut self, name: &str, below: u32, vlan: u16) -> &mut Self {
+        self.begin(
+            libc::RTM_NEWLINK,
+            ACK | CREATE | EXCLUSIVE,
+            &link_fixed(0, 0),
+        )
+        .attribute_text(libc::IFLA_IFNAME, name)
+        .attribute_u32(libc::IFLA_LINK, below)
+        .nested(libc::IFLA_LINKINFO, |info| {
+            info.attribute_text(libc::IFLA_INFO_KIND, "vlan").nested(
+                libc::IFLA_INFO_DATA,
+                |data| {
+                    data.attribute(IFLA_VLAN_ID, &vlan.to_ne_bytes());
                 },
             );
         })
