@@ -139,6 +139,9 @@ int main(void) {
     for (int i = 0; i < 200000; i++) event(LINKS_CHANGED, &links, sizeof links);
     char exited[32 + 4 + 4 + 8] = "";
     for (;;) event(EXEC_EXITED, exited, sizeof exited);
+  } else if (!strcmp(mode, "done")) {
+    hello_and_started();
+    frame(DONE, 0, "", 0);
   } else if (!strcmp(mode, "names")) {
     hello_and_started();
     flood(NAME, 0, "\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x05plain\0\0\x01\0\x01", 23);

@@ -9,6 +9,8 @@ pub const EVENTS_BEHIND_MAX: usize = 4096;
 pub const EVENTS_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a shim may take from its start to its container's first instruction.
 pub const START_MS_MAX: u64 = 60_000;
+/// The same of a machine: an emulated one on a loaded host boots some ten times slower than on an idle one.
+pub const MACHINE_START_MS_MAX: u64 = 90_000;
 /// How long a shim may take to answer before it is reported as not answering.
 pub const SHIM_REPLY_MS_MAX: u64 = 10_000;
 /// Seconds between stop signal and SIGKILL where nobody said otherwise, as in Docker.

@@ -73,6 +73,8 @@ pub(crate) struct Machine {
 pub(crate) enum Said {
     /// As a shim's own events.
     Event(Event),
+    /// Everything that ran in it has ended, whether or not it said so of each.
+    Done,
     /// It will say nothing more.
     Gone,
 }
@@ -232,7 +234,13 @@ impl Machine {
                     let _ = names.send(&frame.payload);
                 }
             }
-            Kind::Done => self.is_done = true,
+            Kind::Done => {
+                self.is_done = true;
+                for (_, stream) in &mut self.streams {
+                    stream.end_there(&mut self.channel);
+                }
+                said.push(Said::Done);
+            }
             _ => self.channel.is_broken = true,
         }
     }

@@ -185,6 +185,13 @@ impl Stream {
         self.source.is_none()
     }
 
+    /// The other side says nothing more, whether or not it said so of this stream: what came is written, then it ends.
+    pub(crate) fn end_there(&mut self, channel: &mut Channel) {
+        self.ended = true;
+        self.source = None;
+        self.write(channel);
+    }
+
     /// Ends it from this side, as if the other had.
     pub(crate) fn break_off(&mut self) {
         self.ended = true;

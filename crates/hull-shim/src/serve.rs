@@ -630,7 +630,12 @@ impl Server {
             return;
         };
         let machine_pid = machine.process.pid;
-        let Said::Event(event) = said else { return };
+        let event = match said {
+            Said::Event(event) => event,
+            // Its shim does not wait for ever for processes that were added, nor do we.
+            Said::Done => return self.end_guest(Ended::Code(0)),
+            Said::Gone => return,
+        };
         let target = match &event {
             Event::Started { .. } | Event::StartFailed(_) | Event::Exited(_) => Target::Init,
             Event::ExecStarted { id, .. }
@@ -669,18 +674,28 @@ impl Server {
         }
     }
 
-    /// With the machine everything in its guest has ended.
-    fn end_machine(&mut self, ended: Ended) {
+    /// What ran in the guest has ended.
+    fn end_guest(&mut self, ended: Ended) {
         let Some(machine) = &mut self.machine else {
             return;
         };
-        machine.break_streams();
         for task in self.tasks.iter_mut().filter(|task| task.in_guest) {
             if task.is_pending && task.ended.is_none() {
                 let why = machine.process.failure.take();
                 task.failure = Some(why.unwrap_or_else(|| machine.failure()));
             }
             task.end(Machine::end_of_machine(ended));
+        }
+    }
+
+    /// With the machine everything in its guest has ended.
+    fn end_machine(&mut self, ended: Ended) {
+        let Some(machine) = &mut self.machine else {
+            return;
+        };
+        machine.break_streams();
+        self.end_guest(ended);
+        for task in self.tasks.iter_mut().filter(|task| task.in_guest) {
             // Clients that hold a stream of it hold up nothing.
             let patience = Duration::from_millis(DRAIN_MS_MAX);
             task.deadline

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hull_model::limits::MACHINE_START_MS_MAX;
 use hull_model::spec::Isolation;
 use hull_model::state::State;
 use hull_model::{Digest, SandboxId};
@@ -29,7 +30,7 @@ use crate::object::view::FileView;
 use crate::object::volume;
 
 /// How long a machine may take until its guest serves files.
-const BOOT_WAIT: Duration = Duration::from_secs(90);
+const BOOT_WAIT: Duration = Duration::from_millis(MACHINE_START_MS_MAX);
 /// How long it may take to complete its disk.
 const END_WAIT: Duration = Duration::from_secs(15);
 /// How long what is left of it may take to go.

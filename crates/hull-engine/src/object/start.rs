@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hull_model::SandboxId;
-use hull_model::limits::START_MS_MAX;
+use hull_model::limits::{MACHINE_START_MS_MAX, START_MS_MAX};
 use hull_model::spec::{ContainerSpec, Isolation, MountKind, NamespaceMode, NetworkMode};
 use hull_model::state::State;
 use hull_sandbox::{
@@ -50,7 +50,7 @@ impl Owner {
             .await??;
         self.open_ports(ports);
         self.shim = Some(Connection::new(shim)?);
-        let limit = tokio::time::Instant::now() + Duration::from_millis(START_MS_MAX);
+        let limit = tokio::time::Instant::now() + Duration::from_millis(self.start_ms_max());
         let mut event = tokio::time::timeout_at(limit, next_event(&mut self.shim)).await;
         while matches!(event, Ok(ShimEvent::Kept)) {
             self.take_kept().await;
@@ -69,13 +69,20 @@ impl Owner {
 }
 
 impl Owner {
+    fn start_ms_max(&self) -> u64 {
+        match self.spec.host.isolation {
+            Isolation::Vm => MACHINE_START_MS_MAX,
+            Isolation::Container => START_MS_MAX,
+        }
+    }
+
     /// A machine whose guest does not come up is not waited for.
     fn give_up_start(&self) -> EngineError {
         if let (Isolation::Vm, Some(shim)) = (self.spec.host.isolation, &self.shim) {
             drop(shim.get().signal(hull_model::signal::KILL));
         }
         EngineError::StartFailed {
-            text: format!("nothing ran after {START_MS_MAX} ms"),
+            text: format!("nothing ran after {} ms", self.start_ms_max()),
             exit_code: 128,
         }
     }
