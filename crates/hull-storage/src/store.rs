@@ -141,11 +141,14 @@ impl Store {
     }
 
     /// Makes a whole blob one that waits for an image to need it, for as long as partial ones do.
+    /// One that is split never came from a registry: what its layer lacks of it goes.
     pub fn keep_as_partial(&self, digest: &Digest) -> Result<()> {
         let (path, partial) = (self.blob_path(digest), self.partial_path(digest));
         match durable::publish(&path, &partial, Durability::Lost) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                durable::remove_if_exists(&self.split_path(digest)).map(drop)
+            }
+            published => published,
         }
         .at("put aside", &path)
     }

@@ -559,6 +559,19 @@ fn layers_are_durable_only_when_synced_and_blobs_make_them_again() {
 }
 
 #[test]
+fn a_split_tar_that_no_image_needs_leaves_its_layer_alone() {
+    let scratch = Scratch::new();
+    let store = scratch.store("store");
+    let archive = Archive::new().file("a", &pattern(200_000)).end();
+    let layer = ingest(&store, &archive).unwrap();
+    store.keep_as_partial(&layer.diff_id).unwrap();
+    assert!(!store.has_blob(&layer.diff_id).unwrap());
+    assert!(store.blobs().unwrap().is_empty());
+    assert_eq!(store.layers().unwrap(), [layer.diff_id]);
+    assert_eq!(store.remove_partials().unwrap(), 0);
+}
+
+#[test]
 fn threads_that_ingest_the_same_layer_both_succeed() {
     let scratch = Scratch::new();
     let store = scratch.store("store");
