@@ -301,10 +301,11 @@ impl<'a> Guest<'a> {
         outputs: Vec<OwnedFd>,
     ) -> io::Result<()> {
         let mut machine = Machine::new(process, outputs, self.agent, self.start, self.streams)?;
-        for step in plan.steps() {
-            if let Step::Resolver { port, .. } = step {
-                machine.open_names(u16::try_from(port).map_err(io::Error::other)?)?;
-            }
+        if plan
+            .steps()
+            .any(|step| matches!(step, Step::Resolver { .. }))
+        {
+            machine.open_names()?;
         }
         server.machine = Some(machine);
         server.tasks.push(Task::in_guest(Target::Init, self.stdio));

@@ -11,7 +11,7 @@
 //! says what it may not is ended.
 
 use std::io;
-use std::net::{TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,9 @@ use crate::stdio::{self, Stdio};
 const SETTLE_MS_MAX: u64 = 8_000;
 /// Bytes of the console and of QEMU's complaints that are kept for a message.
 const CONSOLE_BYTES_MAX: usize = 2048;
-/// Address of the name server in the network namespace of QEMU.
-const NAME_SERVER: [u8; 4] = [127, 0, 0, 11];
+/// Where names are asked for in the network namespace of QEMU, as in any container's: whoever asks the
+/// socket itself gets answers that seem to come from here.
+const NAME_SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
 /// How long it may take to accept a connection: it is a process of this host.
 const DIAL_WAIT: Duration = Duration::from_millis(200);
 /// Bytes of a question to it or of an answer.
@@ -131,18 +132,18 @@ impl Machine {
     }
 
     /// Asks the name server of this network namespace what the guest asks.
-    pub(crate) fn open_names(&mut self, port: u16) -> io::Result<()> {
-        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
-        socket.connect((std::net::Ipv4Addr::from(NAME_SERVER), port))?;
+    pub(crate) fn open_names(&mut self) -> io::Result<()> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.connect(NAME_SERVER)?;
         socket.set_nonblocking(true)?;
         self.names = Some(socket);
         Ok(())
     }
 
     /// As [`Machine::open_names`], for a guest that did not ask for names before.
-    pub(crate) fn begin_names(&mut self, port: u16) -> io::Result<()> {
+    pub(crate) fn begin_names(&mut self) -> io::Result<()> {
         if self.names.is_none() {
-            self.open_names(port)?;
+            self.open_names()?;
             self.channel.send(Kind::Name, 0, &[]);
         }
         Ok(())

@@ -352,7 +352,7 @@ impl Server {
             Request::OpenResolver { port, rules } => {
                 resolver::open(self, port.into(), &rules).map_err(system)?;
                 if let Some(machine) = &mut self.machine {
-                    machine.begin_names(port).map_err(system)?;
+                    machine.begin_names().map_err(system)?;
                 }
             }
             // What else is for a guest was passed on, if there is one.
