@@ -368,32 +368,24 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
     let mut config = image_config(&container.spec, &base.config, &request)?;
     config.other.extend(origin(id, &container.spec));
     // No layer goes away between here and the record that names it.
-    let _sweep = core.images.sweep.clone().read_owned().await;
+    let making = core.images.sweep.clone().read_owned().await;
     let held = request.pause && handle.ask(|reply| Request::Hold { reply }).await?;
     let layer = new_layer(core, id).await;
     if held {
         drop(handle.ask(|reply| Request::Release { reply }).await);
     }
-    let layer = layer?;
-    let job = core.clone();
-    let record = core.jobs.run(Pool::Disk, move || {
-        let mut config = config;
-        let mut layers = base.layers.clone();
-        if let Some(last) = config.history.last_mut() {
-            last.empty_layer = layer.is_none();
-        }
-        layers.extend(layer);
-        job.storage
-            .put_image(config, &layers)
-            .map_err(|e| EngineError::step("write the image", e.kind(), e))
-    });
-    let record = record.await??;
-    let origin = images::Origin {
-        parent: Some(container.spec.image),
-        ..images::Origin::default()
+    let (parent, names) = (container.spec.image, reference.as_slice());
+    let made = match layer {
+        Ok(layer) => make_image(core, parent, &base, config, layer, names).await,
+        Err(error) => Err(error),
     };
-    let image = images::add_from(core, record, reference.as_slice(), origin).await?;
-    images::tell_names(core, &image, reference.as_slice());
+    drop(making);
+    if made.is_err() {
+        // What came before the fault.
+        images::sweep(core, images::Scope::All).await?;
+    }
+    let image = made?;
+    images::tell_names(core, &image, names);
     let named = reference.as_ref().map(image::Reference::familiar);
     core.publish_container(
         id,
@@ -406,6 +398,34 @@ async fn commit(core: &Arc<Core>, id: SandboxId, request: CommitRequest) -> Resu
         ],
     );
     Ok(image)
+}
+
+/// Makes an image of another one and the layer of what a container changed in it.
+async fn make_image(
+    core: &Arc<Core>,
+    parent: Digest,
+    base: &image::ImageRecord,
+    config: ImageConfig,
+    layer: Option<LayerRef>,
+    names: &[image::Reference],
+) -> Result<Digest> {
+    let (job, mut layers) = (core.clone(), base.layers.clone());
+    let record = core.jobs.run(Pool::Disk, move || {
+        let mut config = config;
+        if let Some(last) = config.history.last_mut() {
+            last.empty_layer = layer.is_none();
+        }
+        layers.extend(layer);
+        job.storage
+            .put_image(config, &layers)
+            .map_err(|e| EngineError::step("write the image", e.kind(), e))
+    });
+    let record = record.await??;
+    let origin = images::Origin {
+        parent: Some(parent),
+        ..images::Origin::default()
+    };
+    images::add_from(core, record, names, origin).await
 }
 
 /// As Docker writes down in an image which container it came from.

@@ -44,8 +44,7 @@ pub(crate) use origin::Origin;
 pub(super) use platform::parse_platform;
 pub(crate) use platform::{check_platform, is_for};
 pub(crate) use remove::{prune, remove};
-pub(super) use sweep::{Scope, sweep};
-pub(crate) use sweep::{sweep_at_start, usage};
+pub(crate) use sweep::{Scope, sweep, sweep_at_start, usage};
 pub(crate) use table::{ImageTable, defaults};
 use table::{Stored, Tagged, know};
 

@@ -27,7 +27,7 @@ const FREE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Where to look for what nobody names.
 #[derive(Debug)]
-pub(in crate::object) enum Scope {
+pub(crate) enum Scope {
     /// Everywhere.
     All,
     /// Everywhere, after a pull that failed: its blobs are kept for the next attempt.
@@ -48,7 +48,7 @@ impl Scope {
 /// Removes blobs and layers that neither an image nor a container names: at once, or as soon as
 /// no load, import or create is between its bytes and its record. (Waiting for the lock in line
 /// would make creates wait for loads.)
-pub(in crate::object) async fn sweep(core: &Arc<Core>, scope: Scope) -> Result<()> {
+pub(crate) async fn sweep(core: &Arc<Core>, scope: Scope) -> Result<()> {
     if let Ok(alone) = core.images.sweep.clone().try_write_owned() {
         return sweep_alone(core, alone, scope).await;
     }
