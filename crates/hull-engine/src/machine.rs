@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{Endpoint, MachineFacts};
 use crate::core::Core;
 use crate::error::{EngineError, Result};
+use crate::sizes::STAT_BLOCK_BYTES;
 
 /// Memory of a machine where nobody set a limit. It takes place on the host only as the guest uses it.
 const MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
@@ -151,7 +152,7 @@ pub(crate) fn host_memory(pid: u32) -> Option<u64> {
 pub(crate) fn written_bytes(files_dir: &Path) -> u64 {
     let facts = fs::metadata(files_dir.join(UPPER));
     facts.map_or(0, |facts| {
-        std::os::unix::fs::MetadataExt::blocks(&facts) * 512
+        std::os::unix::fs::MetadataExt::blocks(&facts) * STAT_BLOCK_BYTES
     })
 }
 

@@ -42,7 +42,7 @@ const DIRECTORIES_MAX: usize = 32_768;
 const CLOCK_STEP_NS: i128 = 20_000_000;
 
 /// The unit of a file's blocks, whatever the file system's own is.
-const STAT_BLOCK_BYTES: u64 = 512;
+pub(crate) const STAT_BLOCK_BYTES: u64 = 512;
 
 /// Results of walks.
 #[derive(Debug, Default)]

@@ -38,6 +38,8 @@ const CONSOLE_BYTES_MAX: usize = 2048;
 const NAME_SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
 /// How long it may take to accept a connection: it is a process of this host.
 const DIAL_WAIT: Duration = Duration::from_millis(200);
+/// How long it is left alone when it accepted none: a guest that asks on and on must not hold us up.
+const DIAL_PAUSE: Duration = Duration::from_secs(2);
 /// Bytes of a question to it or of an answer.
 const NAME_BYTES_MAX: usize = 4096;
 /// Exit code of a machine that ended without a word about its process.
@@ -54,6 +56,8 @@ pub(crate) struct Machine {
     streams: Vec<(Target, Stream)>,
     /// Streams to the name server.
     dialed: Vec<Stream>,
+    /// When it may be asked for the next one.
+    dial_from: Instant,
     /// Processes by the numbers of their streams.
     next_number: u32,
     names: Option<UdpSocket>,
@@ -119,6 +123,7 @@ impl Machine {
             start: guest.to_vec(),
             streams,
             dialed: Vec::new(),
+            dial_from: Instant::now(),
             next_number: 1,
             names: None,
             console: Vec::new(),
@@ -253,16 +258,27 @@ impl Machine {
             return;
         }
         let of = |which| frame::stream(number, which);
-        let connect = || -> io::Result<Stream> {
-            let names = self.names.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-            let server = TcpStream::connect_timeout(&names.peer_addr()?, DIAL_WAIT)?;
-            let server = OwnedFd::from(server);
-            Stream::new(Some(server.try_clone()?), of(0), Some(server), of(1))
+        let dialed = match self.dialed.len() < DIALED_MAX && self.dial_from <= Instant::now() {
+            true => self.connect_names(),
+            false => None,
         };
-        match connect() {
-            Ok(stream) if self.dialed.len() < DIALED_MAX => self.dialed.push(stream),
-            _ => self.channel.send(Kind::End, of(0), &[]),
+        match dialed
+            .and_then(|(source, sink)| Stream::new(Some(source), of(0), Some(sink), of(1)).ok())
+        {
+            Some(stream) => self.dialed.push(stream),
+            None => self.channel.send(Kind::End, of(0), &[]),
         }
+    }
+
+    /// A connection to the name server, twice.
+    fn connect_names(&mut self) -> Option<(OwnedFd, OwnedFd)> {
+        let address = self.names.as_ref()?.peer_addr().ok()?;
+        let Ok(server) = TcpStream::connect_timeout(&address, DIAL_WAIT) else {
+            self.dial_from = Instant::now() + DIAL_PAUSE;
+            return None;
+        };
+        let server = OwnedFd::from(server);
+        Some((server.try_clone().ok()?, server))
     }
 
     fn answer_names(&mut self, fds: &[PollFd], buffer: &mut [u8]) {

@@ -33,7 +33,7 @@ pub(crate) struct StateRecord {
     /// Somebody stopped it: only `always` starts it again with the daemon.
     pub(crate) stopped_by_hand: bool,
     pub(crate) restart_count: u32,
-    /// How the life before ended, as long as it is not certain that this one ever began.
+    /// How the life before ended: what is so again if this one never began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) former_exit: Option<Exit>,
     /// Memory ran out in this life, which may go on.
